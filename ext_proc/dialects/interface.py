@@ -1,0 +1,117 @@
+"""What a dialect is: one provider API shape, as the rest of Tollgate sees it.
+
+A dialect is pure: it reads a request, bounds what it may cost in tokens, rewrites it, reads usage from the response
+under any chunking, and shapes errors the way its callers' SDKs expect. It knows nothing of prices, rules or Envoy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from ext_proc.pricing.usage import Usage
+from ext_proc.refusal import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """What admission needs to know of a request body.
+
+    `prompt_bytes` counts the UTF-8 bytes of all inline text the model will read (system, messages, tool definitions);
+    a byte-level BPE never yields more tokens than that. `overhead_tokens` bounds what the provider adds per message and
+    tool. `external_inputs` counts content that is not in the body (image and file URLs or ids, stored prompts,
+    `previous_response_id`), whose tokens no byte count bounds; inline media (base64) count here too.
+    """
+
+    model: str
+    stream: bool
+    output_limit: int | None  # tokens; the one the provider honours, the larger where several are set
+    choices: int  # `n`: how many times the output limit may be spent
+    prompt_bytes: int
+    overhead_tokens: int
+    external_inputs: int
+    wants_usage: bool  # whether the client itself asked for usage in the stream
+    document: Mapping[str, object]  # the body, parsed once; what `rewrite` re-serialises
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """Changes to a request before it is forwarded. None leaves a thing as the client wrote it."""
+
+    model: str | None = None
+    output_limit: int | None = None
+    include_usage: bool = False  # ask the provider for usage in the stream, keeping the client's other options
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a meter knows of a response so far.
+
+    `usage` is the last cumulative usage the provider reported, None when it reported none. `output_known` says that its
+    output count is the provider's (not Anthropic's placeholder, not absent). `output_bytes` are the bytes of generated
+    text that passed: what a cut stream is estimated from. `finished` says the dialect's own terminal event was seen
+    (or the whole JSON body). `served_model` and `service_tier` are as reported by the response.
+    """
+
+    usage: Usage | None = None
+    output_known: bool = False
+    output_bytes: int = 0
+    finished: bool = False
+    served_model: str | None = None
+    service_tier: str | None = None
+
+
+class Meter(Protocol):
+    """Reads one response body, fed in any chunking. Bounded memory; never raises on what a provider sends."""
+
+    def feed(self, chunk: bytes, *, end: bool) -> bytes:
+        """Take the next bytes; return what the client is to see. The same object when nothing is to change."""
+        ...
+
+    def reading(self) -> Reading:
+        """What is known so far; final after `end`."""
+        ...
+
+
+class Dialect(Protocol):
+    """One provider API shape."""
+
+    @property
+    def name(self) -> str:
+        """`openai-chat`, `anthropic-messages`, …: what the ticket and the journal carry."""
+        ...
+
+    @property
+    def operation(self) -> str:
+        """The OpenTelemetry `gen_ai.operation.name`: `chat`, `embeddings`, …"""
+        ...
+
+    @property
+    def default_account(self) -> str:
+        """The provider account that serves a model named without one: `openai-main`, `anthropic-main`."""
+        ...
+
+    def read_request(self, body: bytes) -> RequestFacts:
+        """Parse a request body. Raises `DialectError` naming the field and the cure."""
+        ...
+
+    def rewrite(self, facts: RequestFacts, rewrite: Rewrite) -> bytes | None:
+        """The body with the changes applied, everything else preserved; None when nothing changes."""
+        ...
+
+    def meter(self, *, content_type: str, content_encoding: str, hide_usage: bool) -> Meter:
+        """A meter for one response. `hide_usage`: keep from the client the usage chunk that only we asked for."""
+        ...
+
+    def error_body(self, refusal: Refusal) -> dict[str, object]:
+        """The refusal in this dialect's own error shape, plus detail, context and mitigation."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A request path that is understood: which dialect speaks there, and the path the provider wants."""
+
+    dialect: Dialect
+    upstream_path: str  # below the account's endpoint, e.g. `/v1/chat/completions`; query string kept

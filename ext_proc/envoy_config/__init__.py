@@ -1,0 +1,1 @@
+"""Typed Envoy configuration, rendered to files."""

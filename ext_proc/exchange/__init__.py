@@ -1,0 +1,1 @@
+"""The admission and settlement machines: pure, joined by the ticket."""

@@ -1,0 +1,135 @@
+"""The ticket: what travels with a request inside Envoy, so that any worker can settle it.
+
+It rides in the dynamic metadata namespace `tollgate` as one compact JSON string (at most 1 KiB), forwarded to meter and
+present in every access log record. It holds figures, never credentials.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from ext_proc.pricing.price import Price, Tier
+from ext_proc.pricing.usage import Rates
+
+NAMESPACE = "tollgate"
+"""The dynamic metadata namespace of the id, the worker's name and the ticket: forwarded to meter and logged."""
+
+ANSWER_NAMESPACE = "tollgate.answer"
+"""The namespace of response header values that Envoy adds itself; never forwarded, so it may be larger."""
+
+MAX_LABEL_CHARS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One attempt in flight."""
+
+    hold_id: str
+    dialect: str
+    operation: str
+    requested_model: str
+    target: str  # account/model that serves
+    price: Price
+    input_tokens: int  # the estimate admission held
+    output_limit: int  # tokens granted, times choices
+    verdict: str
+    stream: bool
+    hide_usage: bool  # the usage chunk was asked for by us, not by the client
+    labels: tuple[str, ...] = ()  # metric label values: user, tenant, then the configured metric_labels
+
+    def encode(self) -> str:
+        """The compact text form."""
+        fields = [
+            self.hold_id,
+            self.dialect,
+            self.operation,
+            self.requested_model,
+            self.target,
+            _encode_price(self.price),
+            self.input_tokens,
+            self.output_limit,
+            self.verdict,
+            int(self.stream) | int(self.hide_usage) << 1,
+            [label[:MAX_LABEL_CHARS] for label in self.labels],
+        ]
+        return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def decode(cls, text: str) -> Ticket:
+        """Read `encode`'s form. Raises ValueError where it is not one."""
+        try:
+            (
+                hold_id,
+                dialect,
+                operation,
+                requested,
+                target,
+                price,
+                input_tokens,
+                output_limit,
+                verdict,
+                flags,
+                labels,
+            ) = json.loads(text)
+            return cls(
+                hold_id=hold_id,
+                dialect=dialect,
+                operation=operation,
+                requested_model=requested,
+                target=target,
+                price=_decode_price(price),
+                input_tokens=input_tokens,
+                output_limit=output_limit,
+                verdict=verdict,
+                stream=bool(flags & 1),
+                hide_usage=bool(flags & 2),
+                labels=tuple(labels),
+            )
+        except (TypeError, KeyError, IndexError) as error:
+            raise ValueError(f"not a ticket: {text[:80]!r}") from error
+
+
+_RATE_CODES = {
+    "input_uncached": "i",
+    "cache_read": "r",
+    "cache_read_audio": "ra",
+    "cache_read_image": "ri",
+    "cache_write_5m": "w",
+    "cache_write_1h": "wh",
+    "audio_in": "ai",
+    "image_in": "ii",
+    "video_in": "vi",
+    "tool_prompt": "t",
+    "output": "o",
+    "reasoning": "or",
+    "audio_out": "ao",
+    "image_out": "io",
+    "video_out": "vo",
+    "searches": "s",
+    "requests": "q",
+}
+_RATE_NAMES = {code: name for name, code in _RATE_CODES.items()}
+
+
+def _encode_price(price: Price) -> list[object]:
+    """[version, [above, {code: rate}], …]; a rate of zero is left out, a reasoning rate of None too."""
+    tiers: list[object] = []
+    for tier in price.tiers:
+        rates = {code: rate for name, code in _RATE_CODES.items() if (rate := getattr(tier.rates, name))}
+        tiers.append([tier.above_input_tokens, rates])
+    return [price.version, *tiers]
+
+
+def _decode_price(encoded: list[object]) -> Price:
+    version, *tiers = encoded
+    if not isinstance(version, str):
+        raise TypeError("a price starts with its version")
+    return Price(tiers=tuple(_decode_tier(tier) for tier in tiers), version=version)
+
+
+def _decode_tier(encoded: object) -> Tier:
+    if not isinstance(encoded, list):
+        raise TypeError("a tier is a list")
+    above, rates = encoded
+    return Tier(above, Rates(**{_RATE_NAMES[code]: rate for code, rate in rates.items()}))

@@ -1,0 +1,1 @@
+"""The deterministic provider of the tests."""

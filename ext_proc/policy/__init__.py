@@ -1,0 +1,1 @@
+"""Policy: documents a person writes, compiled to the snapshot a request asks."""

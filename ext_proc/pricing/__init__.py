@@ -1,0 +1,1 @@
+"""Usage × rates → charge."""

@@ -1,0 +1,102 @@
+"""The normal form of usage, the rates that price it, and the one product that joins them.
+
+Every priced unit a provider reports lands in exactly one field of `Usage`, so cost is a dot product. The fields of
+`Rates` carry the same names; a rate is integer pico-dollars (1e-12 USD) per unit, because 3 % of public rates do not
+fall on the nano-dollar grid. A charge is rounded once, half up, to integer nano-dollars (1e-9 USD).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+PICODOLLARS_PER_NANODOLLAR = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Disjoint counts of one attempt. `reasoning` is the one exception: it tells how much of `output` was reasoning."""
+
+    input_uncached: int = 0
+    cache_read: int = 0
+    cache_read_audio: int = 0
+    cache_read_image: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+    audio_in: int = 0
+    image_in: int = 0
+    video_in: int = 0
+    tool_prompt: int = 0
+    output: int = 0
+    reasoning: int = 0
+    audio_out: int = 0
+    image_out: int = 0
+    video_out: int = 0
+    searches: int = 0
+    requests: int = 0
+
+    @property
+    def input_tokens(self) -> int:
+        """Everything the model read, cached or not: what an input-token budget counts."""
+        return (
+            self.input_uncached
+            + self.cache_read
+            + self.cache_read_audio
+            + self.cache_read_image
+            + self.cache_write_5m
+            + self.cache_write_1h
+            + self.audio_in
+            + self.image_in
+            + self.video_in
+            + self.tool_prompt
+        )
+
+    @property
+    def output_tokens(self) -> int:
+        """Everything the model wrote, reasoning included: what an output-token budget counts."""
+        return self.output + self.audio_out + self.image_out + self.video_out
+
+    def counts(self) -> dict[str, int]:
+        """The fields that are not zero, by name: the shape the journal keeps."""
+        return {name: value for name in USAGE_FIELDS if (value := getattr(self, name))}
+
+
+USAGE_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Usage))
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Pico-dollars per unit of each usage field.
+
+    `reasoning` is the rate of reasoning tokens *where it differs from `output`*: None means output like any other.
+    """
+
+    input_uncached: int = 0
+    cache_read: int = 0
+    cache_read_audio: int = 0
+    cache_read_image: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+    audio_in: int = 0
+    image_in: int = 0
+    video_in: int = 0
+    tool_prompt: int = 0
+    output: int = 0
+    reasoning: int | None = None
+    audio_out: int = 0
+    image_out: int = 0
+    video_out: int = 0
+    searches: int = 0
+    requests: int = 0
+
+
+def charge_nanodollars(usage: Usage, rates: Rates) -> int:
+    """Σ usage × rate, rounded half up to a nano-dollar, once."""
+    picodollars = 0
+    for name in USAGE_FIELDS:
+        count = getattr(usage, name)
+        if not count or name == "reasoning":
+            continue
+        picodollars += count * getattr(rates, name)
+    if rates.reasoning is not None and usage.reasoning:
+        picodollars += usage.reasoning * (rates.reasoning - rates.output)
+    return (picodollars + PICODOLLARS_PER_NANODOLLAR // 2) // PICODOLLARS_PER_NANODOLLAR

@@ -1,0 +1,1 @@
+"""The gRPC edges: admit, meter, log; workers, health, drain."""
