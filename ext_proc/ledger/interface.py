@@ -1,8 +1,8 @@
 """The ledger's promises, as types: what is asked, what is answered, and every result code.
 
 The memory model (`ledger.memory`) is the specification of these promises, the Redis ledger (`ledger.redis_ledger`)
-keeps them for many processes at once. All money is integer nano-dollars, all tokens and requests are integers; times are Redis time
-in microseconds. Ids are ours and carry their mint time.
+keeps them for many processes at once. All money is integer nano-dollars, all tokens and requests are
+integers; times are Redis time in microseconds. Ids are ours and carry their mint time.
 """
 
 from __future__ import annotations
