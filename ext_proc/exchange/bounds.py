@@ -1,0 +1,73 @@
+"""At most how much: the token bounds a hold is made of.
+
+Under `admission: expected` a bound is an estimate at a safe quantile; under `strict` it cannot be exceeded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ext_proc.dialects.interface import RequestFacts
+from ext_proc.exchange.errors import UnboundedError
+
+HOLD_BYTES_PER_TOKEN_MILLI = 2_500
+"""Bytes of prompt per token that a hold assumes, in thousandths. English runs near 4.2, code near 3, Chinese in UTF-8
+near 2.5; the dearest of the common ones keeps a hold above the charge without strangling small budgets."""
+
+CHARGE_BYTES_PER_TOKEN_MILLI = 4_000
+"""Bytes of generated text per token that an estimated charge assumes, in thousandths: the middle, not the safe end,
+because a charge is to be near the invoice."""
+
+EXTERNAL_INPUT_TOKENS = 2_000
+"""What one image, file or stored prompt outside the body is held at: a high-detail image is about 1,100 to 1,600 tokens."""
+
+TOKENS_PER_SECOND = 60
+"""How fast a model is assumed to have written, where a request was cut before a byte of its answer came back."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBounds:
+    """Input tokens, and the output tokens a grant may lie between (both times `choices`)."""
+
+    input_tokens: int
+    output_min: int
+    output_max: int
+
+
+def tokens_of(size_bytes: int, bytes_per_token_milli: int) -> int:
+    """Bytes to tokens, rounded up."""
+    return -(-size_bytes * 1_000 // bytes_per_token_milli)
+
+
+def bound(
+    facts: RequestFacts,
+    *,
+    strict: bool,
+    default_output_tokens: int,
+    min_output_tokens: int | None,
+    context_window: int | None,
+    max_output_tokens: int | None,
+) -> TokenBounds:
+    """Bound one request. `min_output_tokens` None means the output may not be shrunk; the model's own limits are tokens.
+
+    Raises UnboundedError under `strict` where the prompt refers to content outside the body and the window is unknown.
+    """
+    output_per_choice = facts.output_limit
+    if output_per_choice is None:
+        output_per_choice = min(default_output_tokens, max_output_tokens or default_output_tokens)
+    output_max = output_per_choice * facts.choices
+    output_min = output_max if min_output_tokens is None else min(min_output_tokens * facts.choices, output_max)
+    return TokenBounds(_input_bound(facts, strict=strict, context_window=context_window), output_min, output_max)
+
+
+def _input_bound(facts: RequestFacts, *, strict: bool, context_window: int | None) -> int:
+    if not strict:
+        text = tokens_of(facts.prompt_bytes, HOLD_BYTES_PER_TOKEN_MILLI)
+        return text + facts.overhead_tokens + facts.external_inputs * EXTERNAL_INPUT_TOKENS
+    if facts.external_inputs:
+        if context_window is None:
+            raise UnboundedError
+        return context_window
+    # A byte-level BPE never yields more tokens than bytes.
+    inline = facts.prompt_bytes + facts.overhead_tokens
+    return min(inline, context_window) if context_window is not None else inline

@@ -1,0 +1,90 @@
+"""What the machines want done, as values: the drivers in `server` do it and feed the outcome back as events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ext_proc.exchange.ticket import Ticket
+from ext_proc.ledger.interface import HoldRequest, Resolution
+from ext_proc.refusal import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class AcknowledgeHead:
+    """Answer the request headers: go on, and put the hold id into the metadata so that every later record matches."""
+
+    hold_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskHold:
+    """Ask the ledger."""
+
+    request: HoldRequest
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """Release a hold that was, or may have been, granted for a request that was never forwarded."""
+
+    resolution: Resolution
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Answer the request body: send it to `account`, with these changes and this ticket.
+
+    `body` None: as the client sent it. `answer` are the values of the response headers that Envoy adds itself.
+    """
+
+    ticket: Ticket
+    account: str
+    path: str
+    body: bytes | None
+    remove_headers: tuple[str, ...]
+    answer: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class PassUnmetered:
+    """Forward without metering: policy allows this path."""
+
+    account: str
+    path: str
+    remove_headers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Answer the client now."""
+
+    refusal: Refusal
+    body: dict[str, object]
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """Something to count, by the name of the metric method and its values."""
+
+    what: str
+    values: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """Settle or release a hold, and count what it cost."""
+
+    ticket: Ticket
+    resolution: Resolution
+
+
+@dataclass(frozen=True, slots=True)
+class PassChunk:
+    """Give the client this instead of the chunk it belongs to; None: the chunk as it is."""
+
+    replacement: bytes | None
+
+
+AdmissionEffect = AcknowledgeHead | AskHold | GiveBack | Forward | PassUnmetered | Refuse | Observe
+SettlementEffect = Resolve | PassChunk

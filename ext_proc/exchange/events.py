@@ -1,0 +1,93 @@
+"""What happens to a request, as values: the inputs of the admission and settlement machines.
+
+Times are Redis time in microseconds and ids come in as values: the machines know no clock and no dice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ext_proc.ledger.interface import HoldReply
+
+
+@dataclass(frozen=True)
+class RequestHead:
+    """The request line and headers. Names are lower case; repeated headers are repeated pairs, in order."""
+
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    now_us: int
+    has_body: bool = True
+
+    @cached_property
+    def first(self) -> dict[str, str]:
+        """Each header's first value."""
+        return {name: value for name, value in reversed(self.headers)}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBody:
+    """The whole body, buffered by Envoy."""
+
+    body: bytes
+    now_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class HoldAnswered:
+    """The ledger's answer to the hold."""
+
+    reply: HoldReply
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """Envoy closed the stream to us: the client left, the upstream failed, or Envoy needs no more of us."""
+
+    now_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """The upstream's status and the headers that decide how its body is read."""
+
+    status: int
+    content_type: str
+    content_encoding: str
+    now_us: int
+    has_body: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseChunk:
+    """A piece of the response body; `end` on the last one (which may be empty)."""
+
+    body: bytes
+    end: bool
+    now_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndRecord:
+    """Envoy's access log record of the end of a request: the universal end of every one.
+
+    `sent_upstream`: the whole request reached the provider. `answered`: at least one byte came back from it.
+    `client_gone` and `timed_out`: the response flags say that the client left, or that a time limit of ours struck.
+    `upstream_failed`: the connection to the provider could not be made or was lost. Durations are in microseconds.
+    """
+
+    status: int
+    sent_upstream: bool
+    answered: bool
+    client_gone: bool
+    timed_out: bool
+    upstream_failed: bool
+    response_body_bytes: int
+    duration_us: int
+    first_byte_us: int | None
+
+
+AdmissionEvent = RequestHead | RequestBody | HoldAnswered | StreamEnded
+SettlementEvent = ResponseHead | ResponseChunk | StreamEnded | EndRecord
