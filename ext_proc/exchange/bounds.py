@@ -19,7 +19,7 @@ CHARGE_BYTES_PER_TOKEN_MILLI = 4_000
 because a charge is to be near the invoice."""
 
 EXTERNAL_INPUT_TOKENS = 2_000
-"""What one image, file or stored prompt outside the body is held at: a high-detail image is about 1,100 to 1,600 tokens."""
+"""What one image, file or stored prompt outside the body is held at: a high-detail image is 1,100 to 1,600 tokens."""
 
 TOKENS_PER_SECOND = 60
 """How fast a model is assumed to have written, where a request was cut before a byte of its answer came back."""
@@ -48,7 +48,7 @@ def bound(
     context_window: int | None,
     max_output_tokens: int | None,
 ) -> TokenBounds:
-    """Bound one request. `min_output_tokens` None means the output may not be shrunk; the model's own limits are tokens.
+    """Bound one request. `min_output_tokens` None means the output may not be shrunk.
 
     Raises UnboundedError under `strict` where the prompt refers to content outside the body and the window is unknown.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from enum import Enum, auto
 
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.ledger.interface import HoldRequest, Resolution
@@ -63,12 +64,21 @@ class Refuse:
     headers: dict[str, str]
 
 
+class Observation(Enum):
+    """What admission noticed and wants counted."""
+
+    IGNORED_HEADER = auto()  # an `x-tfy-*` header that means nothing
+    MISSING_TAGS = auto()  # required tags are missing under a tagging rule in audit mode
+    MISSING_KEY = auto()  # a rule's bucket key is missing: the request falls into `(none)`
+    UNPRICED = auto()  # the target has no known price
+
+
 @dataclass(frozen=True, slots=True)
 class Observe:
-    """Something to count, by the name of the metric method and its values."""
+    """Something to count, under one label: the header, the rule or the model."""
 
-    what: str
-    values: dict[str, object] = field(default_factory=dict)
+    what: Observation
+    label: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ class RequestHead:
     @cached_property
     def first(self) -> dict[str, str]:
         """Each header's first value."""
-        return {name: value for name, value in reversed(self.headers)}
+        return dict(reversed(self.headers))
 
 
 @dataclass(frozen=True, slots=True)

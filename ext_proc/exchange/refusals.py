@@ -135,15 +135,14 @@ def _message(state: AccountState, asked: Asked) -> str:
     if state.refused is RefusedBecause.LATCHED:
         return f"{subject} has exhausted its {budget} and stays shut until it is resumed by hand."
     if state.refused is RefusedBecause.CONTENDED:
-        return (
-            f"{subject} has {_amount(account, max(0, account.cap - state.spent))} left of its {budget}, all of it held by "
-            f"requests in flight."
-        )
+        left = _amount(account, max(0, account.cap - state.spent))
+        return f"{subject} has {left} left of its {budget}, but requests in flight hold too much of it."
     if state.spent >= account.cap:
         return f"{subject} has exhausted its {budget}."
+    left, may_use = _amount(account, account.cap - state.spent), _amount(account, state.asked)
     return (
-        f"{subject} has {_amount(account, account.cap - state.spent)} left of its {budget}, too little for this request, "
-        f"which may use up to {_amount(account, state.asked)}{_fitting(state, asked)}."
+        f"{subject} has {left} left of its {budget}, too little for this request, which may use up to {may_use}"
+        f"{_fitting(state, asked)}."
     )
 
 
@@ -176,7 +175,9 @@ def _lower_first(text: str) -> str:
 
 def _mitigation(state: AccountState, settings: Settings) -> str:
     if state.refused is RefusedBecause.NEVER_FITS:
-        return f"Lower the output limit or shorten the prompt, or request a quota increase at {settings.quota_request_link}."
+        return (
+            f"Lower the output limit or shorten the prompt, or request a higher quota at {settings.quota_request_link}."
+        )
     if _is_rate(state.account):
         return f"Slow down and retry after the time given, or request a higher limit at {settings.quota_request_link}."
     if state.refused is RefusedBecause.CONTENDED:

@@ -1,0 +1,174 @@
+"""The admission machine: from the request's head to the moment it is forwarded or refused.
+
+Two rules. Everything that decides what happens to a request before it is forwarded lives here or in what this file
+calls; nothing here knows of gRPC, Redis, clocks or randomness. And the table below is the whole truth about order: an
+event that a state does not list is an error, and nothing has changed.
+
+The life of a request: its head is acknowledged with the hold id, so that every later record of Envoy's can be matched
+(AWAIT_HEAD → AWAIT_BODY). On the body the request is judged, and either refused at once or its hold is asked for
+(→ HOLDING). The ledger's answer forwards or refuses it. A client that leaves while the ledger is being asked turns
+HOLDING into ABANDONED: the hold that is then granted is given back, because the request was never sent. Once Forward
+was emitted, the hold is settlement's: whether Envoy got the answer, only the end record can tell.
+
+docs/architecture.md draws this table; `tests/unit/test_exchange_docs.py` keeps the two in step.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from ext_proc.dialects import registry
+from ext_proc.dialects.interface import Dialect
+from ext_proc.exchange import answers
+from ext_proc.exchange.effects import (
+    AcknowledgeHead,
+    AdmissionEffect,
+    AskHold,
+    GiveBack,
+    Observation,
+    Observe,
+    PassUnmetered,
+)
+from ext_proc.exchange.errors import IllegalTransitionError
+from ext_proc.exchange.events import AdmissionEvent, HoldAnswered, RequestBody, RequestHead, StreamEnded
+from ext_proc.exchange.proposal import Proposal, Terms, Unmetered, propose
+from ext_proc.exchange.refusals import ledger_refusal, store_refusal
+from ext_proc.ledger.interface import Basis, Charge, Code, HoldReply, Resolution
+from ext_proc.refusal import Refusal
+
+
+class State(Enum):
+    """Where admission stands. The last four are final."""
+
+    AWAIT_HEAD = auto()
+    AWAIT_BODY = auto()
+    HOLDING = auto()
+    ABANDONED = auto()
+    FORWARDED = auto()
+    UNMETERED = auto()
+    REFUSED = auto()
+    GONE = auto()
+
+
+TRANSITIONS: dict[State, dict[type[AdmissionEvent], frozenset[State]]] = {
+    State.AWAIT_HEAD: {
+        RequestHead: frozenset({State.AWAIT_BODY, State.REFUSED, State.UNMETERED}),
+        StreamEnded: frozenset({State.GONE}),
+    },
+    State.AWAIT_BODY: {
+        RequestBody: frozenset({State.HOLDING, State.REFUSED, State.UNMETERED}),
+        StreamEnded: frozenset({State.GONE}),
+    },
+    State.HOLDING: {
+        HoldAnswered: frozenset({State.FORWARDED, State.REFUSED}),
+        StreamEnded: frozenset({State.ABANDONED}),
+    },
+    State.ABANDONED: {HoldAnswered: frozenset({State.GONE}), StreamEnded: frozenset({State.ABANDONED})},
+    State.FORWARDED: {StreamEnded: frozenset({State.FORWARDED})},
+    State.UNMETERED: {StreamEnded: frozenset({State.UNMETERED})},
+    State.REFUSED: {StreamEnded: frozenset({State.REFUSED})},
+    State.GONE: {StreamEnded: frozenset({State.GONE})},
+}
+
+_GRANTED = frozenset({Code.HELD, Code.EXISTS})
+_MAY_BE_HELD = _GRANTED | {Code.UNAVAILABLE}
+"""Answers after which a hold may stand: an ambiguous one counts, and its release leaves at worst a tombstone."""
+
+
+class Admission:
+    """One request's admission."""
+
+    def __init__(self, terms: Terms, hold_id: str, request_id: str) -> None:
+        self.state = State.AWAIT_HEAD
+        self.hold_id = hold_id
+        self.request_id = request_id
+        self._terms = terms
+        self._head: RequestHead | None = None
+        self._proposal: Proposal | None = None
+
+    @property
+    def dialect(self) -> Dialect:
+        """Whose error shape the caller understands: known once the head was seen."""
+        assert self._head is not None, "no head yet"
+        return registry.dialect_for_path(self._head.path)
+
+    def receive(self, event: AdmissionEvent) -> tuple[AdmissionEffect, ...]:
+        """Take one event; return what is to be done. Raises IllegalTransitionError, and then nothing has changed."""
+        allowed = TRANSITIONS[self.state].get(type(event))
+        if allowed is None:
+            raise IllegalTransitionError("admission", self.state.name, type(event).__name__)
+        state, effects = self._react(event)
+        assert state in allowed, f"{self.state.name} → {state.name} is not in the table"
+        self.state = state
+        return effects
+
+    def _react(self, event: AdmissionEvent) -> tuple[State, tuple[AdmissionEffect, ...]]:
+        match event:
+            case RequestHead():
+                return self._on_head(event)
+            case RequestBody():
+                return self._judge(event.body)
+            case HoldAnswered():
+                return self._on_hold(event.reply)
+            case StreamEnded():
+                leaving = {State.AWAIT_HEAD: State.GONE, State.AWAIT_BODY: State.GONE, State.HOLDING: State.ABANDONED}
+                return leaving.get(self.state, self.state), ()
+
+    def _on_head(self, head: RequestHead) -> tuple[State, tuple[AdmissionEffect, ...]]:
+        self._head = head
+        if head.has_body:
+            return State.AWAIT_BODY, (AcknowledgeHead(self.hold_id),)
+        return self._judge(b"")
+
+    def _judge(self, body: bytes) -> tuple[State, tuple[AdmissionEffect, ...]]:
+        assert self._head is not None, "a body follows a head"
+        outcome = propose(self._head, body, self._terms, self.hold_id, self.request_id)
+        observed = self._observe_head(self._head)
+        match outcome:
+            case Refusal():
+                return State.REFUSED, (*observed, self._refuse(outcome))
+            case Unmetered():
+                metadata_header = self._terms.snapshot.settings.metadata_header
+                removed = answers.headers_to_remove(self._head, metadata_header)
+                return State.UNMETERED, (*observed, PassUnmetered(outcome.account, outcome.path, removed))
+            case Proposal():
+                self._proposal = outcome
+                return State.HOLDING, (*observed, *_observe_proposal(outcome), AskHold(outcome.hold))
+
+    def _on_hold(self, reply: HoldReply) -> tuple[State, tuple[AdmissionEffect, ...]]:
+        assert self._proposal is not None, "a hold was asked for"
+        assert self._head is not None, "a hold follows a head"
+        if self.state is State.ABANDONED:
+            return State.GONE, (self._give_back(),) if reply.code in _MAY_BE_HELD else ()
+        settings = self._terms.snapshot.settings
+        if reply.code in _GRANTED:
+            return State.FORWARDED, (answers.forward(self._proposal, reply, self._head, settings, self.request_id),)
+        if reply.code is Code.REFUSED:
+            now_us = reply.stamp.redis_us if reply.stamp else self._head.now_us
+            refusal = ledger_refusal(reply, answers.asked(self._proposal), settings, now_us)
+            return State.REFUSED, (self._refuse(refusal),)
+        give_back = (self._give_back(),) if reply.code in _MAY_BE_HELD else ()
+        return State.REFUSED, (*give_back, self._refuse(store_refusal()))
+
+    def _refuse(self, refusal: Refusal) -> AdmissionEffect:
+        return answers.refuse(refusal, self.dialect, self._terms.snapshot.settings, self.request_id)
+
+    def _give_back(self) -> GiveBack:
+        return GiveBack(Resolution(self.hold_id, Charge(), Basis.RELEASED))
+
+    def _observe_head(self, head: RequestHead) -> tuple[Observe, ...]:
+        names = answers.ignored_headers(head, self._terms.snapshot.settings.metadata_header)
+        return tuple(Observe(Observation.IGNORED_HEADER, name) for name in names)
+
+
+def _observe_proposal(proposal: Proposal) -> tuple[Observe, ...]:
+    observed = [Observe(Observation.MISSING_TAGS, finding.rule_id) for finding in proposal.audited_tags]
+    for candidate in proposal.candidates:
+        if candidate.target.unpriced:
+            observed.append(Observe(Observation.UNPRICED, candidate.target.name))
+        observed += [
+            Observe(Observation.MISSING_KEY, rule.account.rule_id)
+            for rule in candidate.rules
+            if any(value is None for _, value in rule.account.bucket)
+        ]
+    return tuple(observed)

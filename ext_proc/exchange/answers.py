@@ -1,0 +1,174 @@
+"""What admission tells Envoy and the caller: the forwarded request with its ticket, or the refusal."""
+
+from __future__ import annotations
+
+import json
+
+from ext_proc.dialects.interface import Dialect, Rewrite
+from ext_proc.dialects.refusal_body import flat_body
+from ext_proc.exchange.effects import Forward, Refuse
+from ext_proc.exchange.events import RequestHead
+from ext_proc.exchange.proposal import Candidate, Proposal
+from ext_proc.exchange.refusals import Asked
+from ext_proc.exchange.ticket import Ticket
+from ext_proc.ledger.interface import AccountState, HoldReply, Measure, WindowKind
+from ext_proc.policy.snapshot import ErrorFormat, Settings
+from ext_proc.refusal import Refusal
+
+CLIENT_CREDENTIALS = ("authorization", "x-api-key", "api-key", "x-goog-api-key", "proxy-authorization")
+"""Headers that may carry a client's credential: they never reach a provider."""
+
+RECOGNISED_TFY_HEADERS = frozenset(
+    {
+        "x-tfy-metadata",
+        "x-tfy-provider-name",
+        "x-tfy-strict-openai",
+        "x-tfy-retry-config",
+        "x-tfy-request-timeout",
+        "x-tfy-ttft-timeout-ms",
+        "x-tfy-logging-config",
+        "x-tfy-mcp-headers",
+    }
+)
+"""The `x-tfy-*` request headers that mean something; any other is ignored, counted and named in the answer."""
+
+
+def ignored_headers(head: RequestHead, metadata_header: str) -> tuple[str, ...]:
+    """The `x-tfy-*` headers that mean nothing to us: identity that is silently ignored is how attribution is lost."""
+    names = {name for name, _ in head.headers if name.startswith("x-tfy-")}
+    return tuple(sorted(names - RECOGNISED_TFY_HEADERS - {metadata_header}))
+
+
+def headers_to_remove(head: RequestHead, metadata_header: str) -> tuple[str, ...]:
+    """What must not reach a provider: credentials, our own headers, and encodings that only we would have to undo."""
+    names = {name for name, _ in head.headers}
+    return tuple(
+        sorted(
+            name
+            for name in names
+            if name in CLIENT_CREDENTIALS or name.startswith("x-tfy-") or name in {metadata_header, "accept-encoding"}
+        )
+    )
+
+
+def forward(proposal: Proposal, reply: HoldReply, head: RequestHead, settings: Settings, request_id: str) -> Forward:
+    """The answer to a granted hold: rewrite what the granted plan asks for, and hand out the ticket."""
+    candidate = proposal.candidates[reply.plan_index]
+    facts = proposal.facts
+    granted_limit = reply.output_limit // facts.choices
+    clamped = reply.output_limit < candidate.bounds.output_max
+    inject = clamped or (candidate.strict and facts.output_limit is None)
+    asks_usage = facts.stream and not facts.wants_usage
+    verdict = "clamp" if clamped else "pass"
+    ticket = Ticket(
+        hold_id=proposal.hold.hold_id,
+        dialect=proposal.dialect.name,
+        operation=proposal.dialect.operation,
+        requested_model=facts.model,
+        target=candidate.target.name,
+        price=candidate.target.price,
+        input_tokens=candidate.bounds.input_tokens,
+        output_limit=reply.output_limit,
+        verdict=verdict,
+        stream=facts.stream,
+        hide_usage=asks_usage,
+        labels=metric_labels(proposal, settings),
+    )
+    rewrite = Rewrite(
+        model=candidate.target.model if candidate.target.model != facts.model else None,
+        output_limit=granted_limit if inject else None,
+        include_usage=asks_usage,
+    )
+    return Forward(
+        ticket=ticket,
+        account=candidate.target.account.name,
+        path=proposal.endpoint.upstream_path,
+        body=proposal.dialect.rewrite(facts, rewrite),
+        remove_headers=headers_to_remove(head, settings.metadata_header),
+        answer=_answer(candidate, reply, ticket, request_id)
+        | ({"output_limit": str(granted_limit)} if inject else {})
+        | _ignored(ignored_headers(head, settings.metadata_header)),
+    )
+
+
+def refuse(refusal: Refusal, dialect: Dialect, settings: Settings, request_id: str) -> Refuse:
+    """The refusal in the caller's dialect (or flat), with the headers that the SDKs obey."""
+    body = flat_body(refusal) if settings.error_format is ErrorFormat.FLAT else dialect.error_body(refusal)
+    headers = {
+        "content-type": "application/json",
+        "x-tollgate-verdict": f"refuse; type={refusal.type}" + (f"; rule={refusal.rule}" if refusal.rule else ""),
+        "x-tollgate-request-id": request_id,
+    }
+    if refusal.retry_after_seconds is not None:
+        headers["retry-after"] = str(refusal.retry_after_seconds)
+    if refusal.should_retry is not None:
+        headers["x-should-retry"] = "true" if refusal.should_retry else "false"
+    return Refuse(refusal, body, headers)
+
+
+def asked(proposal: Proposal) -> Asked:
+    """What the refused proposal asked for, for the words of the refusal."""
+    candidate, plan = proposal.candidates[-1], proposal.hold.plans[-1]
+    return Asked(
+        output_max=candidate.bounds.output_max,
+        output_milli={posting.account: posting.per_output_milli for posting in plan.postings},
+        mitigations={rule.account: rule.mitigation for rule in candidate.rules if rule.mitigation},
+    )
+
+
+def metric_labels(proposal: Proposal, settings: Settings) -> tuple[str, ...]:
+    """User, tenant and the configured metadata keys, in the order the metrics expect."""
+    caller = proposal.caller
+    user = (caller.user or caller.virtual_account or "") if settings.user_label else ""
+    return (user, caller.tenant or "", *(caller.tags.get(key, "") for key in settings.metric_labels))
+
+
+def _answer(candidate: Candidate, reply: HoldReply, ticket: Ticket, request_id: str) -> dict[str, str]:
+    rules = {
+        "matched": [rule.account.expanded_id for rule in candidate.rules],
+        "deciding": [rule.account.expanded_id for rule in candidate.rules if rule.deciding],
+    }
+    return {
+        "resolved_model": ticket.target,
+        "verdict": ticket.verdict,
+        "request_id": request_id,
+        "applied_rules": json.dumps(rules, separators=(",", ":")),  # ASCII: it becomes a header value
+        **_remaining(reply.states, Measure.REQUESTS, "requests", reply),
+        **_remaining(reply.states, Measure.TOKENS, "tokens", reply),
+    }
+
+
+def _ignored(names: tuple[str, ...]) -> dict[str, str]:
+    return {"ignored_headers": ", ".join(names)} if names else {}
+
+
+def _remaining(states: tuple[AccountState, ...], measure: Measure, noun: str, reply: HoldReply) -> dict[str, str]:
+    """`x-ratelimit-*` of the tightest deciding rate limit of this measure, as OpenAI writes them."""
+    limits = [
+        state
+        for state in states
+        if state.deciding and state.account.measure is measure and state.account.window.kind is WindowKind.SLIDING
+    ]
+    if not limits or reply.stamp is None:
+        return {}
+    tightest = min(limits, key=lambda state: state.account.cap - state.spent - state.held)
+    remaining = max(0, tightest.account.cap - tightest.spent - tightest.held)
+    reset_us = max(0, (tightest.window_end_us or reply.stamp.redis_us) - reply.stamp.redis_us)
+    return {
+        f"ratelimit_limit_{noun}": str(tightest.account.cap),
+        f"ratelimit_remaining_{noun}": str(remaining),
+        f"ratelimit_reset_{noun}": _go_duration(reset_us // 1_000),
+    }
+
+
+def _go_duration(milliseconds: int) -> str:
+    """`6m0s`, `1.5s`, `20ms`: how OpenAI writes the time to a reset."""
+    whole_seconds, rest_ms = divmod(milliseconds, 1_000)
+    if not whole_seconds:
+        return f"{rest_ms}ms"
+    minutes, whole_seconds = divmod(whole_seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    seconds = f"{whole_seconds}.{rest_ms:03d}".rstrip("0").rstrip(".") + "s"
+    if hours:
+        return f"{hours}h{minutes}m{seconds}"
+    return f"{minutes}m{seconds}" if minutes else seconds

@@ -1,0 +1,146 @@
+"""What an attempt is charged, by how it ended: the table of the design's section on settling, as two functions.
+
+`by_reading` is what meter knows (the body), `by_record` what the access log record knows (flags, byte counts, times).
+
+| how it ended                                                   | charged at                         | basis     |
+|----------------------------------------------------------------|------------------------------------|-----------|
+| usage reported                                                 | usage × rates                      | reported  |
+| cut after some output                                          | last cumulative usage, or estimate | estimated |
+| client gone or our time limit, after sending, before an answer | input and output estimate          | estimated |
+| 2xx without usage                                              | input estimate, output that passed | estimated |
+| provider error without usage, reset before any output          | nothing but the request            | released  |
+| never sent                                                     | nothing                            | released  |
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from ext_proc.dialects.interface import Reading
+from ext_proc.exchange.bounds import CHARGE_BYTES_PER_TOKEN_MILLI, TOKENS_PER_SECOND, tokens_of
+from ext_proc.exchange.events import EndRecord, ResponseHead
+from ext_proc.exchange.ticket import Ticket
+from ext_proc.ledger.ids import minted_us
+from ext_proc.ledger.interface import Basis, Charge, Resolution
+from ext_proc.pricing.usage import Usage
+
+EVENT_BYTES_PER_TOKEN_MILLI = 200_000
+"""Bytes of an event stream per token where only the byte count is known, in thousandths: a chunk of the OpenAI dialect
+carries about one token in 200 to 250 bytes."""
+
+_ERROR = 400
+
+
+def by_reading(ticket: Ticket, head: ResponseHead, reading: Reading, now_us: int, *, cut: bool) -> Resolution:
+    """Resolve from the response body: all of it, or what passed before it was cut."""
+    ending = {
+        "status": head.status,
+        "ended": "cut" if cut else "complete",
+        "ttft_ms": _elapsed_ms(ticket, head.now_us),
+        "duration_ms": _elapsed_ms(ticket, now_us),
+    }
+    if reading.served_model is not None:
+        ending["reported_model"] = reading.served_model
+    if reading.service_tier is not None:
+        ending["service_tier"] = reading.service_tier
+    usage = reading.usage
+    if head.status >= _ERROR and (usage is None or not (usage.input_tokens or usage.output_tokens)):
+        return _release(ticket, requests=1, ending=ending)
+    if usage is not None and reading.output_known:
+        basis = Basis.ESTIMATED if cut and not reading.finished else Basis.REPORTED
+        if basis is Basis.ESTIMATED:
+            usage = replace(usage, output=max(usage.output, _passed(reading)))
+        return _settle(ticket, usage, basis, ending)
+    known = usage if usage is not None else Usage(input_uncached=ticket.input_tokens)
+    return _settle(ticket, replace(known, output=max(1, _passed(reading))), Basis.ESTIMATED, ending)
+
+
+def by_record(ticket: Ticket, record: EndRecord) -> Resolution:
+    """Resolve from the end record alone: meter did not see the body, or could not tell who cut it."""
+    ending: dict[str, object] = {
+        "status": record.status,
+        "ended": _ended(record),
+        "ttft_ms": None if record.first_byte_us is None else record.first_byte_us // 1_000,
+        "duration_ms": record.duration_us // 1_000,
+    }
+    if not record.answered:
+        if not record.sent_upstream:
+            return _release(ticket, requests=0, ending=ending)
+        if record.client_gone or record.timed_out:
+            return _settle(ticket, _while_waiting(ticket, record), Basis.ESTIMATED, ending)
+        return _release(ticket, requests=1, ending=ending)
+    if record.status >= _ERROR and not (record.client_gone or record.timed_out):
+        return _release(ticket, requests=1, ending=ending)
+    if record.response_body_bytes == 0:
+        if record.upstream_failed:
+            return _release(ticket, requests=1, ending=ending)
+        return _settle(ticket, _while_waiting(ticket, record), Basis.ESTIMATED, ending)
+    per_token = EVENT_BYTES_PER_TOKEN_MILLI if ticket.stream else CHARGE_BYTES_PER_TOKEN_MILLI
+    output = _within_limit(ticket, tokens_of(record.response_body_bytes, per_token))
+    return _settle(ticket, Usage(input_uncached=ticket.input_tokens, output=output), Basis.ESTIMATED, ending)
+
+
+def _passed(reading: Reading) -> int:
+    return tokens_of(reading.output_bytes, CHARGE_BYTES_PER_TOKEN_MILLI)
+
+
+def _while_waiting(ticket: Ticket, record: EndRecord) -> Usage:
+    """What a provider has probably spent on an answer of which no byte came back."""
+    written = record.duration_us * TOKENS_PER_SECOND // 1_000_000
+    return Usage(input_uncached=ticket.input_tokens, output=_within_limit(ticket, written))
+
+
+def _within_limit(ticket: Ticket, output_tokens: int) -> int:
+    return max(1, min(output_tokens, ticket.output_limit))
+
+
+def _settle(ticket: Ticket, usage: Usage, basis: Basis, ending: dict[str, object]) -> Resolution:
+    priced = replace(usage, requests=max(1, usage.requests))
+    charge = Charge(
+        cost_nanodollars=ticket.price.charge_nanodollars(priced),
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        requests=1,
+    )
+    return Resolution(ticket.hold_id, charge, basis, _detail(ticket, usage, ending))
+
+
+def _release(ticket: Ticket, *, requests: int, ending: dict[str, object]) -> Resolution:
+    return Resolution(ticket.hold_id, Charge(requests=requests), Basis.RELEASED, _detail(ticket, Usage(), ending))
+
+
+def _detail(ticket: Ticket, usage: Usage, ending: dict[str, object]) -> str:
+    """The part of the journal entry that is known at the end."""
+    return json.dumps(
+        {
+            "served_model": ticket.target,
+            "verdict": ticket.verdict,
+            "usage": usage.counts(),
+            "price_version": ticket.price.version,
+            "rates_picodollars": _rates(ticket, usage),
+            **ending,
+        },
+        separators=(",", ":"),
+        ensure_ascii=False,
+    )
+
+
+def _rates(ticket: Ticket, usage: Usage) -> dict[str, int]:
+    """The rates that priced the kinds of usage that occurred."""
+    rates = ticket.price.rates_for(usage)
+    return {name: rate for name in usage.counts() if (rate := getattr(rates, name)) is not None}
+
+
+def _elapsed_ms(ticket: Ticket, now_us: int) -> int:
+    return max(0, now_us - minted_us(ticket.hold_id)) // 1_000
+
+
+def _ended(record: EndRecord) -> str:
+    if record.client_gone:
+        return "client_gone"
+    if record.timed_out:
+        return "timed_out"
+    if record.upstream_failed:
+        return "upstream_failed"
+    return "complete"

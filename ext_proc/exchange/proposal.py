@@ -1,0 +1,339 @@
+"""From a request to what is asked of the ledger: who, which rules, at most how much.
+
+One pure function, `propose`, which admission and `tollgate explain` share. It reads the request, finds the caller, the
+target and its price, matches the rules, bounds the tokens, and words the hold.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+from ext_proc.dialects import registry
+from ext_proc.dialects.errors import DialectError
+from ext_proc.dialects.interface import Dialect, Endpoint, RequestFacts
+from ext_proc.exchange.bounds import TokenBounds, bound
+from ext_proc.exchange.errors import UnboundedError
+from ext_proc.exchange.events import RequestHead
+from ext_proc.identity.caller import Caller
+from ext_proc.identity.errors import MetadataError
+from ext_proc.identity.resolve import resolve_caller
+from ext_proc.ledger.interface import HoldRequest, Measure, Plan, Posting, WindowKind
+from ext_proc.policy.snapshot import (
+    MatchedRule,
+    MatchFacts,
+    OnInsufficient,
+    ProviderAccount,
+    Snapshot,
+    TagFinding,
+    Unpriced,
+)
+from ext_proc.pricing.book import PriceBook
+from ext_proc.pricing.price import Price, Tier
+from ext_proc.pricing.usage import Rates
+from ext_proc.refusal import Refusal, RefusalType
+
+FREE: Final = Price(tiers=(Tier(0, Rates()),), version="free")
+"""The price of a model that `unpriced: free` lets pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a request is judged by. It keeps the terms it began with, whatever is loaded meanwhile."""
+
+    snapshot: Snapshot
+    prices: PriceBook
+    lease_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request may finally be sent to, and what that costs."""
+
+    account: ProviderAccount
+    model: str
+    price: Price
+    unpriced: bool = False
+
+    @property
+    def name(self) -> str:
+        """`account/model`."""
+        return f"{self.account.name}/{self.model}"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to serve the request: the plan at the same index of the hold asks for it."""
+
+    target: Target
+    rules: tuple[MatchedRule, ...]
+    bounds: TokenBounds
+    strict: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A request that may be admitted, if the ledger grants its hold."""
+
+    endpoint: Endpoint
+    facts: RequestFacts
+    caller: Caller
+    candidates: tuple[Candidate, ...]
+    hold: HoldRequest
+    audited_tags: tuple[TagFinding, ...] = ()
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect the caller speaks."""
+        return self.endpoint.dialect
+
+
+@dataclass(frozen=True, slots=True)
+class Unmetered:
+    """A request on a path that policy lets pass without metering."""
+
+    account: str
+    path: str
+
+
+def propose(
+    head: RequestHead, body: bytes, terms: Terms, hold_id: str, request_id: str
+) -> Proposal | Unmetered | Refusal:
+    """Judge one request up to the hold. A Refusal is an expected outcome, never an exception."""
+    endpoint = registry.resolve(head.method, head.path)
+    if endpoint is None:
+        return _unmetered(head, terms.snapshot) or _unknown_path(head)
+    try:
+        caller = resolve_caller(head.headers, terms.snapshot)
+        facts = endpoint.dialect.read_request(body)
+    except MetadataError as error:
+        return _invalid(RefusalType.INVALID_METADATA, str(error), error.cure)
+    except DialectError as error:
+        return _invalid(
+            RefusalType.INVALID_REQUEST, f"{error.field}: {error.problem}", "Correct the request body and resend it."
+        )
+    target = _target(facts.model, endpoint.dialect, terms, head.now_us)
+    if isinstance(target, Refusal):
+        return target
+    match = MatchFacts(caller=caller, requested_model=facts.model, target=target.name, headers=head.first)
+    findings = terms.snapshot.missing_tags(match)
+    if enforced := [finding for finding in findings if finding.enforced]:
+        return _not_tagged(enforced, terms.snapshot.settings.metadata_header)
+    try:
+        candidate = _candidate(target, facts, match, terms)
+    except UnboundedError:
+        return _unbounded()
+    hold = HoldRequest(
+        hold_id=hold_id,
+        plans=(_plan(candidate),),
+        lease_ms=terms.lease_ms,
+        context=_context(endpoint.dialect, facts, caller, candidate, request_id),
+        series=_series(caller, terms.snapshot.settings.series_tags),
+    )
+    return Proposal(endpoint, facts, caller, (candidate,), hold, findings)
+
+
+def _candidate(target: Target, facts: RequestFacts, match: MatchFacts, terms: Terms) -> Candidate:
+    rules = terms.snapshot.match(match)
+    deciding = [rule for rule in rules if rule.deciding]
+    strict = any(rule.strict for rule in deciding)
+    provider = target.account.provider
+    bounds = bound(
+        facts,
+        strict=strict,
+        default_output_tokens=terms.snapshot.settings.default_output_tokens,
+        min_output_tokens=_min_output_tokens(deciding),
+        context_window=terms.prices.context_window(provider, target.model),
+        max_output_tokens=terms.prices.max_output(provider, target.model),
+    )
+    return Candidate(target, rules, bounds, strict)
+
+
+def _min_output_tokens(deciding: list[MatchedRule]) -> int | None:
+    """How far the output may be shrunk: only where every budget that decides says clamp; rate limits follow them."""
+    budgets = [rule for rule in deciding if rule.account.window.kind in {WindowKind.CALENDAR, WindowKind.LIFETIME}]
+    if not budgets or any(rule.on_insufficient is not OnInsufficient.CLAMP for rule in budgets):
+        return None
+    return max(rule.min_output_tokens for rule in budgets)
+
+
+def _plan(candidate: Candidate) -> Plan:
+    bounds, price = candidate.bounds, candidate.target.price
+    postings = tuple(
+        Posting(
+            account=rule.account,
+            deciding=rule.deciding,
+            fixed=_fixed(rule.account.measure, bounds, price),
+            per_output_milli=_per_output_milli(rule.account.measure, price),
+        )
+        for rule in candidate.rules
+    )
+    return Plan(candidate.target.name, postings, bounds.output_min, bounds.output_max)
+
+
+def _fixed(measure: Measure, bounds: TokenBounds, price: Price) -> int:
+    """What a plan asks of an account before any output, in the account's smallest step."""
+    match measure:
+        case Measure.COST:
+            picodollars = bounds.input_tokens * price.dearest_input_rate() + price.dearest_request_rate()
+            return -(-picodollars // 1_000)
+        case Measure.TOKENS | Measure.INPUT_TOKENS:
+            return bounds.input_tokens
+        case Measure.OUTPUT_TOKENS:
+            return 0
+        case Measure.REQUESTS | Measure.CONCURRENT:
+            return 1
+
+
+def _per_output_milli(measure: Measure, price: Price) -> int:
+    """What each output token adds, in thousandths of the step: pico-dollars are thousandths of nano-dollars."""
+    match measure:
+        case Measure.COST:
+            return price.dearest_output_rate()
+        case Measure.TOKENS | Measure.OUTPUT_TOKENS:
+            return 1_000
+        case Measure.INPUT_TOKENS | Measure.REQUESTS | Measure.CONCURRENT:
+            return 0
+
+
+def _target(model: str, dialect: Dialect, terms: Terms, now_us: int) -> Target | Refusal:
+    """Which account and model serve: `account/model` as written, else the account of the dialect."""
+    accounts = terms.snapshot.accounts
+    prefix, slash, bare = model.partition("/")
+    if slash and prefix in accounts:
+        account, name = accounts[prefix], bare
+    elif slash or dialect.default_account not in accounts:
+        return _unknown_model(
+            model, f"no provider account is named '{prefix}'" if slash else "no account serves it", terms
+        )
+    else:
+        account, name = accounts[dialect.default_account], model
+    if not registry.speaks(account.provider, dialect.name):
+        return _unknown_model(model, f"account '{account.name}' does not speak {dialect.name}", terms)
+    return _priced(account, name, terms, now_us)
+
+
+def _priced(account: ProviderAccount, model: str, terms: Terms, now_us: int) -> Target | Refusal:
+    price = terms.prices.price(account, model, now_us)
+    if price is not None:
+        return Target(account, model, price)
+    declared = any(entry.name == model for entry in account.models)
+    rule = terms.snapshot.settings.unpriced
+    if rule is None and not declared:
+        return _unknown_model(f"{account.name}/{model}", "neither the price catalogue nor its account knows it", terms)
+    match rule or Unpriced.CEILING:
+        case Unpriced.REFUSE:
+            return _unpriced(f"{account.name}/{model}")
+        case Unpriced.CEILING:
+            return Target(account, model, terms.prices.ceiling(account), unpriced=True)
+        case Unpriced.FREE:
+            return Target(account, model, FREE, unpriced=True)
+
+
+def _context(dialect: Dialect, facts: RequestFacts, caller: Caller, candidate: Candidate, request_id: str) -> str:
+    """The part of the journal entry that is known at admission."""
+    identity = {
+        "user": caller.user,
+        "team": caller.team,
+        "virtual_account": caller.virtual_account,
+        "tenant": caller.tenant,
+        "verified": caller.verified,
+    }
+    return json.dumps(
+        {
+            "request_id": request_id,
+            "caller": identity,
+            "tags": dict(caller.tags),
+            "requested_model": facts.model,
+            "served_model": candidate.target.name,
+            "dialect": dialect.name,
+            "operation": dialect.operation,
+            "stream": facts.stream,
+            "rules": [rule.account.expanded_id for rule in candidate.rules],
+            "unpriced": candidate.target.unpriced,
+        },
+        separators=(",", ":"),
+        ensure_ascii=False,
+    )
+
+
+def _series(caller: Caller, names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    values = {**caller.tags}
+    if caller.tenant is not None:
+        values["tenant"] = caller.tenant
+    return tuple((name, values[name]) for name in names if name in values)
+
+
+def _unmetered(head: RequestHead, snapshot: Snapshot) -> Unmetered | None:
+    path = head.path.partition("?")[0]
+    if not any(
+        path == allowed or path.startswith(allowed.rstrip("/") + "/") for allowed in snapshot.settings.unmetered_paths
+    ):
+        return None
+    account = registry.dialect_for_path(path).default_account
+    return Unmetered(account, head.path) if account in snapshot.accounts else None
+
+
+def _unknown_path(head: RequestHead) -> Refusal:
+    path = head.path.partition("?")[0]
+    return Refusal(
+        type=RefusalType.UNKNOWN_PATH,
+        status=HTTPStatus.NOT_FOUND,
+        message=f"{head.method} {path} is not an endpoint this gateway meters, and policy does not let it pass.",
+        mitigation="Use a supported endpoint, such as POST /v1/chat/completions or POST /v1/messages, or have the "
+        "platform team add the path to `unmetered_paths` in the gateway-settings document.",
+        context={"path": path},
+    )
+
+
+def _invalid(refusal_type: RefusalType, message: str, cure: str) -> Refusal:
+    return Refusal(refusal_type, HTTPStatus.BAD_REQUEST, message, cure, should_retry=False)
+
+
+def _unknown_model(model: str, why: str, terms: Terms) -> Refusal:
+    return Refusal(
+        type=RefusalType.UNKNOWN_MODEL,
+        status=HTTPStatus.NOT_FOUND,
+        message=f"Model '{model}' cannot be served: {why}.",
+        mitigation="Check the name for a typing mistake, or have the platform team declare the model and its price in "
+        f"the gateway-provider-config document. Accounts: {', '.join(sorted(terms.snapshot.accounts))}.",
+        context={"model": model},
+        should_retry=False,
+    )
+
+
+def _unpriced(model: str) -> Refusal:
+    return Refusal(
+        type=RefusalType.UNPRICED_MODEL,
+        status=HTTPStatus.FORBIDDEN,
+        message=f"Model '{model}' has no known price, and policy refuses unpriced models.",
+        mitigation="Use a priced model, or have the platform team give it a price in the gateway-provider-config document.",
+        context={"model": model},
+        should_retry=False,
+    )
+
+
+def _not_tagged(findings: list[TagFinding], header: str) -> Refusal:
+    missing = list(dict.fromkeys(tag for finding in findings for tag in finding.missing))
+    example = json.dumps(dict.fromkeys(missing, "…"), ensure_ascii=False)
+    return Refusal(
+        type=RefusalType.NOT_TAGGED,
+        status=HTTPStatus.BAD_REQUEST,
+        message=f"The request lacks the required tag{'s' if len(missing) > 1 else ''} {', '.join(missing)}.",
+        mitigation=f"Send the header {header}: {example}",
+        context={"rule": findings[0].rule_id, "missing": missing},
+        should_retry=False,
+    )
+
+
+def _unbounded() -> Refusal:
+    return Refusal(
+        type=RefusalType.NOT_ALLOWED,
+        status=HTTPStatus.BAD_REQUEST,
+        message="A budget with strict admission decides this request, and its content outside the body (images, "
+        "files, stored prompts) cannot be bounded because the model's context window is unknown.",
+        mitigation="Inline the content as text, or use a model whose context window is known.",
+        should_retry=False,
+    )

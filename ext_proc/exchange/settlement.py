@@ -1,0 +1,124 @@
+"""The settlement machine: from the ticket to the one resolution of its hold.
+
+Nothing about a request lives only here: any worker can start from the ticket. Two observers usually run this machine
+for the same attempt, on the same or on different workers: meter, which reads the response body, and the access log
+record, the universal end of every request. Each resolves what it can know; the ledger takes the first resolution and
+answers the second with `already_resolved`. An observer that cannot know stays silent (LEFT) and leaves it to the other.
+
+docs/architecture.md draws this table; `tests/unit/test_exchange_docs.py` keeps the two in step.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from ext_proc.dialects import registry
+from ext_proc.dialects.interface import Meter, Reading
+from ext_proc.exchange import charging
+from ext_proc.exchange.effects import PassChunk, Resolve, SettlementEffect
+from ext_proc.exchange.errors import IllegalTransitionError
+from ext_proc.exchange.events import EndRecord, ResponseChunk, ResponseHead, SettlementEvent, StreamEnded
+from ext_proc.exchange.ticket import Ticket
+from ext_proc.ledger.interface import Resolution
+
+
+class State(Enum):
+    """Where one observer of an attempt stands. LEFT and RESOLVED are final."""
+
+    OPEN = auto()
+    READING = auto()
+    LEFT = auto()
+    RESOLVED = auto()
+
+
+TRANSITIONS: dict[State, dict[type[SettlementEvent], frozenset[State]]] = {
+    State.OPEN: {
+        ResponseHead: frozenset({State.READING, State.RESOLVED}),
+        StreamEnded: frozenset({State.LEFT}),
+        EndRecord: frozenset({State.RESOLVED}),
+    },
+    State.READING: {
+        ResponseChunk: frozenset({State.READING, State.RESOLVED}),
+        StreamEnded: frozenset({State.LEFT, State.RESOLVED}),
+        EndRecord: frozenset({State.RESOLVED}),
+    },
+    # Envoy has been seen to repeat the end of a body (envoy #46237): what comes after the end changes nothing.
+    State.LEFT: {StreamEnded: frozenset({State.LEFT}), EndRecord: frozenset({State.LEFT})},
+    State.RESOLVED: {
+        ResponseChunk: frozenset({State.RESOLVED}),
+        StreamEnded: frozenset({State.RESOLVED}),
+        EndRecord: frozenset({State.RESOLVED}),
+    },
+}
+
+_UNCHANGED = (PassChunk(None),)
+
+
+class Settlement:
+    """One observer's view of how one attempt ends."""
+
+    def __init__(self, ticket: Ticket) -> None:
+        self.state = State.OPEN
+        self.ticket = ticket
+        self._head: ResponseHead | None = None
+        self._meter: Meter | None = None
+
+    def receive(self, event: SettlementEvent) -> tuple[SettlementEffect, ...]:
+        """Take one event; return what is to be done. Raises IllegalTransitionError, and then nothing has changed."""
+        allowed = TRANSITIONS[self.state].get(type(event))
+        if allowed is None:
+            raise IllegalTransitionError("settlement", self.state.name, type(event).__name__)
+        state, effects = self._react(event)
+        assert state in allowed, f"{self.state.name} → {state.name} is not in the table"
+        self.state = state
+        return effects
+
+    def _react(self, event: SettlementEvent) -> tuple[State, tuple[SettlementEffect, ...]]:
+        if self.state in {State.RESOLVED, State.LEFT}:
+            return self.state, _UNCHANGED if isinstance(event, ResponseChunk) else ()
+        match event:
+            case ResponseHead():
+                return self._on_head(event)
+            case ResponseChunk():
+                return self._on_chunk(event)
+            case StreamEnded():
+                return self._on_cut(event)
+            case EndRecord():
+                return State.RESOLVED, (self._resolve(charging.by_record(self.ticket, event)),)
+
+    def _on_head(self, head: ResponseHead) -> tuple[State, tuple[SettlementEffect, ...]]:
+        self._head = head
+        self._meter = registry.dialect(self.ticket.dialect).meter(
+            content_type=head.content_type,
+            content_encoding=head.content_encoding,
+            hide_usage=self.ticket.hide_usage,
+        )
+        if head.has_body:
+            return State.READING, ()
+        return State.RESOLVED, (
+            self._resolve(charging.by_reading(self.ticket, head, Reading(), head.now_us, cut=False)),
+        )
+
+    def _on_chunk(self, chunk: ResponseChunk) -> tuple[State, tuple[SettlementEffect, ...]]:
+        assert self._meter is not None, "a body follows a head"
+        assert self._head is not None, "a body follows a head"
+        shown = self._meter.feed(chunk.body, end=chunk.end)
+        passed = _UNCHANGED if shown is chunk.body else (PassChunk(shown),)
+        if not chunk.end:
+            return State.READING, passed
+        resolution = charging.by_reading(self.ticket, self._head, self._meter.reading(), chunk.now_us, cut=False)
+        return State.RESOLVED, (*passed, self._resolve(resolution))
+
+    def _on_cut(self, ended: StreamEnded) -> tuple[State, tuple[SettlementEffect, ...]]:
+        """Somebody cut the stream. Who did it, only the end record knows: it matters while no output has passed."""
+        if self._meter is None or self._head is None:
+            return State.LEFT, ()
+        reading = self._meter.reading()
+        if reading.usage is None and reading.output_bytes == 0:
+            return State.LEFT, ()
+        return State.RESOLVED, (
+            self._resolve(charging.by_reading(self.ticket, self._head, reading, ended.now_us, cut=True)),
+        )
+
+    def _resolve(self, resolution: Resolution) -> Resolve:
+        return Resolve(self.ticket, resolution)
