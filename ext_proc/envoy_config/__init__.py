@@ -1,1 +1,28 @@
-"""Typed Envoy configuration, rendered to files."""
+"""Envoy's configuration: built as typed objects, rendered as text."""
+
+from __future__ import annotations
+
+from ext_proc.envoy_config.binary import find_envoy
+from ext_proc.envoy_config.bootstrap import render
+from ext_proc.envoy_config.errors import EnvoyConfigError, EnvoyNotFoundError
+from ext_proc.envoy_config.settings import (
+    EnvoySettings,
+    Limits,
+    Timeouts,
+    UpstreamAccount,
+    WorkerEndpoint,
+    find_ca_bundle,
+)
+
+__all__ = [
+    "EnvoyConfigError",
+    "EnvoyNotFoundError",
+    "EnvoySettings",
+    "Limits",
+    "Timeouts",
+    "UpstreamAccount",
+    "WorkerEndpoint",
+    "find_ca_bundle",
+    "find_envoy",
+    "render",
+]

@@ -1,0 +1,73 @@
+"""The access log: the universal end of every request, and the beat that keeps its hold alive."""
+
+from __future__ import annotations
+
+from envoy_data_plane.envoy.config.accesslog.v3 import (
+    AccessLog,
+    AccessLogFilter,
+    AndFilter,
+    LogTypeFilter,
+    MetadataFilter,
+)
+from envoy_data_plane.envoy.config.core.v3 import ApiVersion
+from envoy_data_plane.envoy.data.accesslog.v3 import AccessLogType
+from envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 import CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig
+from envoy_data_plane.envoy.type.matcher.v3 import (
+    MetadataMatcher,
+    MetadataMatcherPathSegment,
+    StringMatcher,
+    ValueMatcher,
+)
+
+from ext_proc.envoy_config.clusters import log_cluster_name
+from ext_proc.envoy_config.contract import WORKER_KEY
+from ext_proc.envoy_config.parts import grpc, packed, seconds
+from ext_proc.envoy_config.settings import EnvoySettings, WorkerEndpoint
+from ext_proc.exchange.ticket import NAMESPACE
+
+RENEWALS_PER_LEASE = 4
+
+
+def build_access_logs(settings: EnvoySettings) -> list[AccessLog]:
+    """One logger per worker: a single one would send all records of an Envoy thread to one worker."""
+    return [worker_log(worker, first=index == 0) for index, worker in enumerate(settings.workers)]
+
+
+def worker_log(worker: WorkerEndpoint, *, first: bool) -> AccessLog:
+    """The records of what this worker admitted. The first also takes those of requests that no worker marked."""
+    return AccessLog(
+        name=f"tollgate.log-{worker.name}",
+        filter=AccessLogFilter(
+            and_filter=AndFilter(
+                filters=[
+                    AccessLogFilter(
+                        log_type_filter=LogTypeFilter(
+                            types=[AccessLogType.DownstreamEnd, AccessLogType.DownstreamPeriodic]
+                        )
+                    ),
+                    AccessLogFilter(metadata_filter=_admitted_by(worker, first=first)),
+                ]
+            )
+        ),
+        typed_config=packed(
+            HttpGrpcAccessLogConfig(
+                common_config=CommonGrpcAccessLogConfig(
+                    log_name=worker.name,
+                    grpc_service=grpc(log_cluster_name(worker)),
+                    transport_api_version=ApiVersion.V3,
+                    buffer_flush_interval=seconds(0.1),
+                )
+            )
+        ),
+    )
+
+
+def _admitted_by(worker: WorkerEndpoint, *, first: bool) -> MetadataFilter:
+    return MetadataFilter(
+        matcher=MetadataMatcher(
+            filter=NAMESPACE,
+            path=[MetadataMatcherPathSegment(key=WORKER_KEY)],
+            value=ValueMatcher(string_match=StringMatcher(exact=worker.name)),
+        ),
+        match_if_key_not_found=first,
+    )

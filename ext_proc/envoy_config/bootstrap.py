@@ -1,0 +1,68 @@
+"""The whole configuration of one Envoy, as text."""
+
+from __future__ import annotations
+
+import yaml
+from betterproto2 import Casing
+from envoy_data_plane.envoy.config.bootstrap.v3 import Admin, Bootstrap, BootstrapStaticResources
+from envoy_data_plane.envoy.config.core.v3 import Node
+from envoy_data_plane.envoy.config.overload.v3 import (
+    OverloadAction,
+    OverloadManager,
+    ResourceMonitor,
+    ThresholdTrigger,
+    Trigger,
+)
+from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import DownstreamConnectionsConfig
+from envoy_data_plane.envoy.extensions.resource_monitors.fixed_heap.v3 import FixedHeapConfig
+
+from ext_proc.envoy_config.clusters import build_clusters
+from ext_proc.envoy_config.listener import build_listener
+from ext_proc.envoy_config.parts import address, packed, seconds
+from ext_proc.envoy_config.settings import EnvoySettings, Limits
+
+HEAP_MONITOR = "envoy.resource_monitors.fixed_heap"
+
+
+def render(settings: EnvoySettings) -> str:
+    """YAML that Envoy starts from. Equal settings give equal bytes. Raises EnvoyConfigError."""
+    document = build_bootstrap(settings).to_dict(casing=Casing.SNAKE)
+    return yaml.safe_dump(document, sort_keys=False, width=120)
+
+
+def build_bootstrap(settings: EnvoySettings) -> Bootstrap:
+    """The typed form."""
+    return Bootstrap(
+        node=Node(id="tollgate", cluster="tollgate"),
+        admin=None if settings.admin is None else Admin(address=address(settings.admin)),
+        static_resources=BootstrapStaticResources(
+            listeners=[build_listener(settings)], clusters=build_clusters(settings)
+        ),
+        overload_manager=build_overload_manager(settings.limits),
+    )
+
+
+def build_overload_manager(limits: Limits) -> OverloadManager:
+    """Refuses early what would end in a crash."""
+    connections = ResourceMonitor(
+        name="envoy.resource_monitors.global_downstream_max_connections",
+        typed_config=packed(DownstreamConnectionsConfig(max_active_downstream_connections=limits.connections)),
+    )
+    if limits.heap_bytes is None:
+        return OverloadManager(resource_monitors=[connections])
+    heap = ResourceMonitor(
+        name=HEAP_MONITOR, typed_config=packed(FixedHeapConfig(max_heap_size_bytes=limits.heap_bytes))
+    )
+    return OverloadManager(
+        refresh_interval=seconds(0.25),
+        resource_monitors=[connections, heap],
+        actions=[
+            _above("envoy.overload_actions.shrink_heap", 0.9),
+            _above("envoy.overload_actions.stop_accepting_requests", 0.95),
+        ],
+    )
+
+
+def _above(action: str, share: float) -> OverloadAction:
+    """An action that starts when this share of the heap is in use."""
+    return OverloadAction(name=action, triggers=[Trigger(name=HEAP_MONITOR, threshold=ThresholdTrigger(value=share))])

@@ -1,0 +1,43 @@
+"""What Envoy's configuration and the sidecar agree on: header and metadata names."""
+
+from __future__ import annotations
+
+from typing import Final
+
+ROLE_KEY: Final = "x-role"
+"""gRPC metadata key by which the two filters, which share one service, say who they are."""
+
+ADMIT_ROLE: Final = "admit"
+METER_ROLE: Final = "meter"
+
+CONTROL_PREFIX: Final = "x-tollgate-"
+"""Request headers that only admit may set. Envoy drops a client's own before it looks for a route."""
+
+CALLER_PREFIX: Final = "x-tfy-"
+"""Request headers by which callers speak to Tollgate. No provider sees them, nor those of CONTROL_PREFIX."""
+
+CLUSTER_HEADER: Final = "x-tollgate-cluster"
+"""The provider account that serves: admit sets it with `clear_route_cache`."""
+
+METER_HEADER: Final = "x-tollgate-meter"
+"""Whether the answer passes the meter: admit sets it together with CLUSTER_HEADER."""
+
+METER_STREAM: Final = "stream"
+METER_NATIVE: Final = "native"
+
+WORKER_KEY: Final = "worker"
+"""Key in the ticket's namespace: the worker that admitted. The access log is filtered on it."""
+
+RATE_LIMIT_HEADERS: Final = tuple(
+    f"x-ratelimit-{part}-{unit}" for unit in ("requests", "tokens") for part in ("limit", "remaining", "reset")
+)
+
+ANSWER_HEADERS: Final = {
+    "x-tfy-resolved-model": "resolved_model",
+    "x-tfy-applied-rules": "applied_rules",
+    "x-tfy-ignored-headers": "ignored_headers",
+    "x-tollgate-verdict": "verdict",
+    "x-tollgate-request-id": "request_id",
+    "x-tollgate-output-limit": "output_limit",
+} | {name: name.removeprefix("x-").replace("-", "_") for name in RATE_LIMIT_HEADERS}
+"""Response header → key in the answer namespace. Envoy adds those whose key admit set, in either metering mode."""

@@ -1,0 +1,82 @@
+"""Routes: admit chooses by two headers; until it has, a request is on the catch-all, which leads nowhere."""
+
+from __future__ import annotations
+
+from envoy_data_plane.envoy.config.core.v3 import HeaderValue, HeaderValueOption, HeaderValueOptionHeaderAppendAction
+from envoy_data_plane.envoy.config.route.v3 import (
+    HeaderMatcher,
+    Route,
+    RouteAction,
+    RouteConfiguration,
+    RouteMatch,
+    VirtualHost,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+
+from ext_proc.envoy_config.contract import ANSWER_HEADERS, CLUSTER_HEADER, METER_HEADER, METER_NATIVE, METER_STREAM
+from ext_proc.envoy_config.filters import meter_disabled
+from ext_proc.envoy_config.parts import seconds
+from ext_proc.envoy_config.settings import NO_CLUSTER, EnvoySettings
+from ext_proc.exchange.ticket import ANSWER_NAMESPACE
+
+
+def build_routes(settings: EnvoySettings) -> RouteConfiguration:
+    """The whole route table."""
+    return RouteConfiguration(
+        name="tollgate",
+        virtual_hosts=[
+            VirtualHost(
+                name="tollgate",
+                domains=["*"],
+                routes=[metered_route(settings), native_route(settings), catch_all_route(settings)],
+            )
+        ],
+    )
+
+
+def metered_route(settings: EnvoySettings) -> Route:
+    """The answer passes the meter."""
+    return _account_route(settings, METER_STREAM)
+
+
+def native_route(settings: EnvoySettings) -> Route:
+    """The answer passes no Python."""
+    route = _account_route(settings, METER_NATIVE)
+    route.typed_per_filter_config = meter_disabled()
+    return route
+
+
+def catch_all_route(settings: EnvoySettings) -> Route:
+    """In force while admit reads the body. Not a direct response: that would ignore the body limit."""
+    return Route(
+        name="undecided",
+        match=RouteMatch(prefix="/"),
+        route=RouteAction(cluster=NO_CLUSTER, timeout=seconds(0)),
+        request_body_buffer_limit=settings.limits.request_body_bytes,
+        typed_per_filter_config=meter_disabled(),
+    )
+
+
+def _account_route(settings: EnvoySettings, meter: str) -> Route:
+    return Route(
+        name=meter,
+        match=RouteMatch(
+            prefix="/", headers=[HeaderMatcher(name=METER_HEADER, string_match=StringMatcher(exact=meter))]
+        ),
+        route=RouteAction(
+            cluster_header=CLUSTER_HEADER,
+            auto_host_rewrite=True,
+            # Models may stream for minutes: the idle and the stream limit of the connection manager bound them.
+            timeout=seconds(0),
+        ),
+        request_body_buffer_limit=settings.limits.request_body_bytes,
+        response_headers_to_add=[_answer_header(name, key) for name, key in ANSWER_HEADERS.items()],
+    )
+
+
+def _answer_header(name: str, key: str) -> HeaderValueOption:
+    """A header that exists when admit set its key; else what the provider sent stays."""
+    return HeaderValueOption(
+        header=HeaderValue(key=name, value=f"%DYNAMIC_METADATA({ANSWER_NAMESPACE}:{key})%"),
+        append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
