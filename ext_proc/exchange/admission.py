@@ -92,6 +92,20 @@ class Admission:
         assert self._head is not None, "no head yet"
         return registry.dialect_for_path(self._head.path)
 
+    @property
+    def has_body(self) -> bool:
+        """Whether the answer goes to a request body, or to the headers of a request without one."""
+        return self._head is not None and self._head.has_body
+
+    @property
+    def owns_hold(self) -> bool:
+        """Whether a hold may stand that nobody else will resolve: it was asked for, and the request not forwarded."""
+        return self.state in {State.HOLDING, State.ABANDONED}
+
+    def age_us(self, now_us: int) -> int:
+        """How long ago the head came."""
+        return 0 if self._head is None else max(0, now_us - self._head.now_us)
+
     def receive(self, event: AdmissionEvent) -> tuple[AdmissionEffect, ...]:
         """Take one event; return what is to be done. Raises IllegalTransitionError, and then nothing has changed."""
         allowed = TRANSITIONS[self.state].get(type(event))

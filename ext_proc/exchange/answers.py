@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+from ext_proc.dialects.error_body import flat_body
 from ext_proc.dialects.interface import Dialect, Rewrite
-from ext_proc.dialects.refusal_body import flat_body
 from ext_proc.exchange.effects import Forward, Refuse
 from ext_proc.exchange.events import RequestHead
 from ext_proc.exchange.proposal import Candidate, Proposal

@@ -309,7 +309,7 @@ def _unpriced(model: str) -> Refusal:
         type=RefusalType.UNPRICED_MODEL,
         status=HTTPStatus.FORBIDDEN,
         message=f"Model '{model}' has no known price, and policy refuses unpriced models.",
-        mitigation="Use a priced model, or have the platform team give it a price in the gateway-provider-config document.",
+        mitigation="Use a priced model, or have the platform team price it in the gateway-provider-config document.",
         context={"model": model},
         should_retry=False,
     )

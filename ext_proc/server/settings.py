@@ -26,6 +26,7 @@ class WorkerSettings:
     metrics_dir: str  # prometheus multiprocess directory
     metering: Metering = Metering.STREAM
     hold_lease_seconds: int = 120
+    drain_seconds: float = 20.0  # how long live streams may finish after SIGTERM
     upstreams: dict[str, str] = field(default_factory=dict)  # account → URL that replaces its endpoint
 
     def to_json(self) -> str:

@@ -1,0 +1,111 @@
+"""The log role: Envoy's access log records, the universal end of every request.
+
+A record renews the lease of a running request, or ends it. Meter settles first where it can; what is still open two
+seconds after the end is settled from the record. An end without a ticket (admission died or was cancelled) leaves a
+tombstone, so that a hold that arrives later is never granted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Final
+
+import grpc
+
+from ext_proc.exchange.effects import Resolve
+from ext_proc.exchange.events import EndRecord
+from ext_proc.exchange.settlement import Settlement
+from ext_proc.exchange.ticket import Ticket
+from ext_proc.ledger.interface import Basis, Charge, Resolution
+from ext_proc.server import messages
+from ext_proc.server.state import Worker
+from ext_proc.wire import access_log_pb2 as log_pb
+from ext_proc.wire import access_log_service_pb2 as service_pb
+
+_LOG = logging.getLogger(__name__)
+
+GRACE_SECONDS: Final = 2.0
+"""How long after the end meter is given to settle first: it has read the body, the record only counted its bytes."""
+
+LogStream = grpc.aio.ServicerContext[service_pb.StreamAccessLogsMessage, service_pb.StreamAccessLogsResponse]
+
+
+class AccessLog:
+    """Serves the access log service of one worker."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._pending: deque[tuple[float, Ticket, EndRecord]] = deque()
+        self._wake: asyncio.TimerHandle | None = None
+
+    async def serve(self, stream: LogStream) -> service_pb.StreamAccessLogsResponse:
+        """Take records for as long as Envoy sends them: one long-lived stream per Envoy worker thread."""
+        while (message := await stream.read()) is not grpc.aio.EOF:
+            running: list[str] = []
+            for entry in message.http_logs.log_entry:
+                try:
+                    self._take(entry, running)
+                except Exception:  # noqa: BLE001  one bad record must not lose the rest of the stream
+                    _LOG.exception("an access log record could not be read")
+                    self._worker.metrics.protocol_error("log_record")
+            if running:
+                self._worker.settler.renew(running)
+        return service_pb.StreamAccessLogsResponse()
+
+    def flush(self) -> None:
+        """Settle what waits, now: the worker is draining."""
+        while self._pending:
+            _, ticket, record = self._pending.popleft()
+            self._settle(ticket, record)
+
+    def _take(self, entry: log_pb.HTTPAccessLogEntry, running: list[str]) -> None:
+        metadata = entry.common_properties.metadata
+        hold_id = messages.metadata_field(metadata, "id")
+        if not hold_id:
+            return
+        if entry.common_properties.access_log_type == log_pb.DownstreamPeriodic:
+            running.append(hold_id)
+        elif entry.common_properties.access_log_type == log_pb.DownstreamEnd:
+            self._end(entry, hold_id, messages.metadata_field(metadata, "ticket"))
+
+    def _end(self, entry: log_pb.HTTPAccessLogEntry, hold_id: str, ticket_text: str) -> None:
+        if not ticket_text:
+            if entry.response.response_code_details != messages.REFUSED_DETAILS:
+                self._worker.settler.release(Resolution(hold_id, Charge(), Basis.RELEASED))
+            return
+        ticket, record = Ticket.decode(ticket_text), messages.end_record(entry)
+        self._count(ticket, record)
+        if self._worker.settler.knows(hold_id):
+            return
+        loop = asyncio.get_running_loop()
+        self._pending.append((loop.time() + GRACE_SECONDS, ticket, record))
+        if self._wake is None:
+            self._wake = loop.call_later(GRACE_SECONDS, self._settle_due)
+
+    def _settle_due(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._wake = None
+        while self._pending and self._pending[0][0] <= loop.time():
+            _, ticket, record = self._pending.popleft()
+            self._settle(ticket, record)
+        if self._pending:
+            self._wake = loop.call_at(self._pending[0][0], self._settle_due)
+
+    def _settle(self, ticket: Ticket, record: EndRecord) -> None:
+        if self._worker.settler.knows(ticket.hold_id):
+            return
+        for effect in Settlement(ticket).receive(record):
+            assert isinstance(effect, Resolve), "a record resolves"
+            self._worker.settler.settle(effect)
+
+    def _count(self, ticket: Ticket, record: EndRecord) -> None:
+        self._worker.metrics.request_ended(
+            verdict=ticket.verdict,
+            status=record.status,
+            model=ticket.target,
+            operation=ticket.operation,
+            duration_seconds=record.duration_us / 1_000_000,
+            ttft_seconds=None if record.first_byte_us is None else record.first_byte_us / 1_000_000,
+        )

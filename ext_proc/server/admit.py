@@ -1,0 +1,155 @@
+"""The admit role: drives the admission machine over one short ext_proc stream per request.
+
+A clean return tells Envoy "proceed unprocessed" in every failure mode, so this handler returns only after its final
+answer; anything unexpected aborts the stream with an error, which Envoy (fail closed) turns into a 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Final
+
+import grpc
+
+from ext_proc.exchange.admission import Admission
+from ext_proc.exchange.effects import (
+    AcknowledgeHead,
+    AdmissionEffect,
+    AskHold,
+    Forward,
+    GiveBack,
+    Observation,
+    Observe,
+    PassUnmetered,
+    Refuse,
+)
+from ext_proc.exchange.events import AdmissionEvent, HoldAnswered, RequestBody, StreamEnded
+from ext_proc.ledger.interface import Basis, Charge, HoldReply, HoldRequest, Resolution
+from ext_proc.server import messages
+from ext_proc.server.state import Worker
+from ext_proc.wire import external_processor_pb2 as pb
+
+_LOG = logging.getLogger(__name__)
+
+Stream = grpc.aio.ServicerContext[pb.ProcessingRequest, bytes]
+
+_FINAL: Final = (Forward, PassUnmetered, Refuse)
+
+
+class Admit:
+    """Serves the admit role."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._observers = {
+            Observation.IGNORED_HEADER: worker.metrics.ignored_header,
+            Observation.MISSING_TAGS: worker.metrics.missing_tags,
+            Observation.MISSING_KEY: worker.metrics.missing_key,
+            Observation.UNPRICED: worker.metrics.unpriced,
+        }
+
+    async def serve(self, stream: Stream) -> None:
+        """One request, to its final answer."""
+        worker = self._worker
+        admission = Admission(worker.terms, worker.mint_hold_id(), worker.mint_request_id())
+        try:
+            while (message := await stream.read()) is not grpc.aio.EOF:
+                event = self._event(message)
+                if event is None:
+                    worker.metrics.protocol_error("admit_message")
+                    await stream.abort(grpc.StatusCode.INVALID_ARGUMENT, "admit takes request headers and body only")
+                if await self._perform(admission, admission.receive(event), stream):
+                    return
+            self._end(admission)
+            await stream.abort(grpc.StatusCode.ABORTED, "the request ended before it was admitted")
+        except asyncio.CancelledError:
+            self._end(admission)
+            raise
+        except grpc.aio.AbortError:
+            raise
+        except Exception:  # noqa: BLE001  fail closed: whatever it is becomes an error status, never a return
+            _LOG.exception("admission of %s failed", admission.hold_id)
+            worker.metrics.protocol_error("admit_failure")
+            if admission.owns_hold:
+                worker.settler.release(Resolution(admission.hold_id, Charge(), Basis.RELEASED))
+            await stream.abort(grpc.StatusCode.INTERNAL, "admission failed")
+
+    def _event(self, message: pb.ProcessingRequest) -> AdmissionEvent | None:
+        now_us = self._worker.now_us()
+        match message.WhichOneof("request"):
+            case "request_headers":
+                return messages.request_head(message.request_headers, now_us)
+            case "request_body":
+                return RequestBody(message.request_body.body, now_us)
+            case _:
+                return None
+
+    async def _perform(self, admission: Admission, effects: tuple[AdmissionEffect, ...], stream: Stream) -> bool:
+        """Do what the machine wants; True once the final answer was given."""
+        for effect in effects:
+            match effect:
+                case Observe():
+                    self._observers[effect.what](effect.label)
+                case AcknowledgeHead():
+                    await stream.write(messages.acknowledge_head(effect.hold_id, self._worker.settings.name))
+                case AskHold():
+                    reply = await self._hold(admission, effect.request)
+                    return await self._perform(admission, admission.receive(HoldAnswered(reply)), stream)
+                case GiveBack():
+                    self._worker.settler.release(effect.resolution)
+                case Forward() | PassUnmetered() | Refuse():
+                    await stream.write(self._final_answer(admission, effect))
+        return isinstance(effects[-1], _FINAL)
+
+    async def _hold(self, admission: Admission, request: HoldRequest) -> HoldReply:
+        """Ask the ledger. A client that leaves meanwhile does not cancel the call: its answer is then given back."""
+        call = asyncio.ensure_future(self._timed_hold(request))
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            self._end(admission)
+            call.add_done_callback(lambda done: self._abandoned(admission, done.result()))
+            raise
+
+    async def _timed_hold(self, request: HoldRequest) -> HoldReply:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        reply = await self._worker.ledger.hold(request)
+        self._worker.metrics.ledger_call(operation="hold", code=reply.code.value, seconds=loop.time() - started)
+        return reply
+
+    def _abandoned(self, admission: Admission, reply: HoldReply) -> None:
+        for effect in admission.receive(HoldAnswered(reply)):
+            assert isinstance(effect, GiveBack), "an abandoned admission only gives back"
+            self._worker.settler.release(effect.resolution)
+
+    def _end(self, admission: Admission) -> None:
+        effects = admission.receive(StreamEnded(self._worker.now_us()))
+        assert not effects, "the end of an admission stream asks for nothing: what is held waits for its answer"
+
+    def _final_answer(self, admission: Admission, effect: Forward | PassUnmetered | Refuse) -> bytes:
+        worker = self._worker
+        match effect:
+            case Forward():
+                credential = worker.credential(effect.account)
+                return messages.forward(effect, credential, worker.settings.name, worker.metering)
+            case PassUnmetered():
+                credential = worker.credential(effect.account)
+                return messages.pass_unmetered(effect, credential, has_body=admission.has_body)
+            case Refuse():
+                self._count_refusal(admission, effect)
+                return messages.refuse(effect, json.dumps(effect.body, ensure_ascii=False).encode())
+
+    def _count_refusal(self, admission: Admission, effect: Refuse) -> None:
+        refusal, worker = effect.refusal, self._worker
+        worker.metrics.refused(rule=refusal.rule or "", refusal_type=refusal.type.value)
+        worker.metrics.request_ended(
+            verdict="refuse",
+            status=refusal.status.value,
+            model="",
+            operation=admission.dialect.operation,
+            duration_seconds=admission.age_us(worker.now_us()) / 1_000_000,
+            ttft_seconds=None,
+        )

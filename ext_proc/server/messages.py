@@ -1,0 +1,169 @@
+"""Between Envoy's messages and the machines' events: the only place that knows both.
+
+Every header value is read from and written to `raw_value`: Envoy's ext_proc ignores `value`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from google.protobuf.struct_pb2 import Struct
+
+from ext_proc.exchange.effects import Forward, PassUnmetered, Refuse
+from ext_proc.exchange.events import EndRecord, RequestHead, ResponseHead
+from ext_proc.exchange.ticket import ANSWER_NAMESPACE, NAMESPACE
+from ext_proc.server.settings import Metering
+from ext_proc.wire import access_log_pb2 as log_pb
+from ext_proc.wire import core_pb2 as core_pb
+from ext_proc.wire import external_processor_pb2 as pb
+
+CLUSTER_HEADER: Final = "x-tollgate-cluster"
+METER_HEADER: Final = "x-tollgate-meter"
+REFUSED_DETAILS: Final = "tollgate_refused"
+"""What `%RESPONSE_CODE_DETAILS%` says of our own refusals: their end records need no resolution."""
+
+CONTINUE_RESPONSE_HEADERS: Final = pb.ProcessingResponse(response_headers=pb.HeadersResponse()).SerializeToString()
+CONTINUE_RESPONSE_BODY: Final = pb.ProcessingResponse(response_body=pb.BodyResponse()).SerializeToString()
+CONTINUE_RESPONSE_TRAILERS: Final = pb.ProcessingResponse(response_trailers=pb.TrailersResponse()).SerializeToString()
+
+_PSEUDO_PATH, _PSEUDO_METHOD = ":path", ":method"
+
+
+def request_head(headers: pb.HttpHeaders, now_us: int) -> RequestHead:
+    """The request's head. Bytes that are not UTF-8 are kept as surrogates, so that nothing is lost silently."""
+    pairs = _pairs(headers.headers)
+    pseudo = {name: value for name, value in pairs if name.startswith(":")}
+    return RequestHead(
+        method=pseudo.get(_PSEUDO_METHOD, ""),
+        path=pseudo.get(_PSEUDO_PATH, ""),
+        headers=tuple((name, value) for name, value in pairs if not name.startswith(":")),
+        now_us=now_us,
+        has_body=not headers.end_of_stream,
+    )
+
+
+def response_head(headers: pb.HttpHeaders, now_us: int) -> ResponseHead:
+    """The response's head."""
+    first = dict(reversed(_pairs(headers.headers)))
+    return ResponseHead(
+        status=int(first.get(":status", "0")),
+        content_type=first.get("content-type", ""),
+        content_encoding=first.get("content-encoding", ""),
+        now_us=now_us,
+        has_body=not headers.end_of_stream,
+    )
+
+
+def end_record(entry: log_pb.HTTPAccessLogEntry) -> EndRecord:
+    """What an access log record says of how a request ended."""
+    common, flags = entry.common_properties, entry.common_properties.response_flags
+    first_byte = common.time_to_first_upstream_rx_byte
+    return EndRecord(
+        status=entry.response.response_code.value,
+        sent_upstream=common.HasField("time_to_last_upstream_tx_byte"),
+        answered=common.HasField("time_to_first_upstream_rx_byte"),
+        client_gone=flags.downstream_connection_termination or flags.downstream_remote_reset,
+        timed_out=(
+            flags.upstream_request_timeout
+            or flags.stream_idle_timeout
+            or flags.duration_timeout
+            or flags.upstream_max_stream_duration_reached
+        ),
+        upstream_failed=(
+            flags.upstream_connection_failure
+            or flags.upstream_connection_termination
+            or flags.upstream_remote_reset
+            or flags.upstream_protocol_error
+            or flags.upstream_overflow
+            or flags.no_healthy_upstream
+            or flags.no_route_found
+            or flags.no_cluster_found
+            or flags.dns_resolution_failure
+        ),
+        response_body_bytes=entry.response.response_body_bytes,
+        duration_us=common.duration.ToMicroseconds(),
+        first_byte_us=first_byte.ToMicroseconds() if common.HasField("time_to_first_upstream_rx_byte") else None,
+    )
+
+
+def acknowledge_head(hold_id: str, worker: str) -> bytes:
+    """Go on to the body; the id goes into the metadata before the hold exists, so that every record can be matched."""
+    response = pb.ProcessingResponse(request_headers=pb.HeadersResponse())
+    response.dynamic_metadata.update({NAMESPACE: {"id": hold_id, "worker": worker}})
+    return response.SerializeToString()
+
+
+def forward(effect: Forward, credential: tuple[tuple[str, str], ...], worker: str, metering: Metering) -> bytes:
+    """The answer to the request body: route, credential, changed body, and the ticket."""
+    response = pb.ProcessingResponse()
+    common = response.request_body.response
+    common.clear_route_cache = True
+    headers = [
+        (CLUSTER_HEADER, effect.account),
+        (METER_HEADER, metering.value),
+        (_PSEUDO_PATH, effect.path),
+        *credential,
+    ]
+    if effect.body is not None:
+        common.body_mutation.body = effect.body
+        headers.append(("content-length", str(len(effect.body))))
+    _mutate(common.header_mutation, headers, effect.remove_headers)
+    ticket = {"id": effect.ticket.hold_id, "worker": worker, "ticket": effect.ticket.encode()}
+    response.dynamic_metadata.update({NAMESPACE: ticket, ANSWER_NAMESPACE: effect.answer})
+    return response.SerializeToString()
+
+
+def pass_unmetered(effect: PassUnmetered, credential: tuple[tuple[str, str], ...], *, has_body: bool) -> bytes:
+    """Forward without a ticket; an empty id tells the log that there is nothing to resolve."""
+    response = pb.ProcessingResponse()
+    common = (response.request_body if has_body else response.request_headers).response
+    common.clear_route_cache = True
+    headers = [(CLUSTER_HEADER, effect.account), (METER_HEADER, Metering.NATIVE.value), (_PSEUDO_PATH, effect.path)]
+    _mutate(common.header_mutation, [*headers, *credential], effect.remove_headers)
+    response.dynamic_metadata.update({NAMESPACE: {"id": ""}})
+    return response.SerializeToString()
+
+
+def refuse(effect: Refuse, body: bytes) -> bytes:
+    """Answer the client now."""
+    response = pb.ProcessingResponse()
+    immediate = response.immediate_response
+    immediate.status.code = effect.refusal.status.value
+    immediate.body = body
+    immediate.details = REFUSED_DETAILS
+    _mutate(immediate.headers, list(effect.headers.items()), ())
+    return response.SerializeToString()
+
+
+def replace_chunk(replacement: bytes) -> bytes:
+    """Give the client something else than the chunk that came."""
+    response = pb.ProcessingResponse()
+    mutation = response.response_body.response.body_mutation
+    if replacement:
+        mutation.body = replacement
+    else:
+        mutation.clear_body = True
+    return response.SerializeToString()
+
+
+def metadata_field(metadata: core_pb.Metadata, name: str) -> str:
+    """A text field of our namespace, '' where there is none."""
+    struct = metadata.filter_metadata.get(NAMESPACE)
+    if not isinstance(struct, Struct) or name not in struct.fields:
+        return ""
+    return struct.fields[name].string_value
+
+
+def _pairs(headers: core_pb.HeaderMap) -> list[tuple[str, str]]:
+    return [
+        (header.key, (header.raw_value or header.value.encode()).decode("utf-8", "surrogateescape"))
+        for header in headers.headers
+    ]
+
+
+def _mutate(mutation: pb.HeaderMutation, headers: list[tuple[str, str]], removed: tuple[str, ...]) -> None:
+    for name, value in headers:
+        option = mutation.set_headers.add()
+        option.header.key = name
+        option.header.raw_value = value.encode()
+    mutation.remove_headers.extend(removed)

@@ -1,0 +1,120 @@
+"""Carries resolutions to the ledger: in the background, repeated until they are answered, never in a response's way.
+
+Meter, the log and an abandoned admission hand their resolutions in here. Repeating is safe because of the ids; what
+cannot be delivered before the hold's lease ends is charged in full by expiry, so nothing is lost silently.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from typing import Final
+
+from ext_proc.exchange.effects import Resolve
+from ext_proc.ledger.interface import Basis, Code, Ledger, Resolution
+from ext_proc.telemetry.metrics import Metrics
+
+_LOG = logging.getLogger(__name__)
+
+_Work = Coroutine[None, None, None]
+
+RECENT_MAX: Final = 20_000
+"""How many resolved ids a worker remembers, so that the log need not ask Redis again what this worker's meter has
+already settled. Forgetting one costs a repeated call, nothing else."""
+
+_RETRY_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+_FINAL: Final = frozenset(set(Code) - {Code.UNAVAILABLE})
+
+
+class Settler:
+    """The resolutions of one worker."""
+
+    def __init__(self, ledger: Ledger, metrics: Metrics, lease_seconds: int) -> None:
+        self._ledger = ledger
+        self._metrics = metrics
+        self._lease_seconds = lease_seconds
+        self._recent: dict[str, None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def knows(self, hold_id: str) -> bool:
+        """Whether this worker itself has resolved, or is resolving, this hold."""
+        return hold_id in self._recent
+
+    def settle(self, resolve: Resolve) -> None:
+        """Resolve a hold and count what it cost."""
+        self._start(self._settle(resolve), resolve.resolution.hold_id)
+
+    def release(self, resolution: Resolution) -> None:
+        """Give back a hold that was never forwarded; there is nothing to count but the release."""
+        self._start(self._release(resolution), resolution.hold_id)
+
+    def renew(self, hold_ids: Sequence[str]) -> None:
+        """Push the leases of requests that are still running."""
+        self._spawn(self._renew(tuple(hold_ids)))
+
+    async def drain(self) -> None:
+        """Wait until everything handed in has been delivered, or given up."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _start(self, work: _Work, hold_id: str) -> None:
+        self._recent[hold_id] = None
+        if len(self._recent) > RECENT_MAX:
+            del self._recent[next(iter(self._recent))]
+        self._spawn(work)
+
+    def _spawn(self, work: _Work) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _settle(self, resolve: Resolve) -> None:
+        ticket, resolution = resolve.ticket, resolve.resolution
+        code = await self._deliver(resolution)
+        if code not in {Code.SETTLED, Code.RELEASED, Code.CORRECTED}:
+            return
+        self._metrics.settled(basis=resolution.basis.value)
+        if resolution.basis is Basis.RELEASED:
+            return
+        charge = resolution.charge
+        self._metrics.charged(
+            labels=ticket.labels,
+            model=ticket.target,
+            cost_nanodollars=charge.cost_nanodollars,
+            input_tokens=charge.input_tokens,
+            output_tokens=charge.output_tokens,
+            basis=resolution.basis.value,
+            operation=ticket.operation,
+        )
+        if resolution.basis is Basis.REPORTED:
+            self._metrics.estimate_error(
+                model=ticket.target,
+                direction="input",
+                estimated_tokens=ticket.input_tokens,
+                reported_tokens=charge.input_tokens,
+            )
+
+    async def _release(self, resolution: Resolution) -> None:
+        if await self._deliver(resolution) is Code.RELEASED:
+            self._metrics.settled(basis=Basis.RELEASED.value)
+
+    async def _deliver(self, resolution: Resolution) -> Code:
+        """Repeat until the ledger answers; give up when the lease has surely run out and expiry has charged."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._lease_seconds
+        attempt = 0
+        while True:
+            started = loop.time()
+            reply = await self._ledger.resolve(resolution)
+            self._metrics.ledger_call(operation="resolve", code=reply.code.value, seconds=loop.time() - started)
+            if reply.code in _FINAL:
+                return reply.code
+            if loop.time() > give_up_at:
+                _LOG.error("hold %s could not be resolved while its lease ran: it expires", resolution.hold_id)
+                return reply.code
+            await asyncio.sleep(_RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)])
+            attempt += 1
+
+    async def _renew(self, hold_ids: tuple[str, ...]) -> None:
+        await self._ledger.renew(hold_ids, self._lease_seconds * 1_000)

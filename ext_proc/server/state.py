@@ -1,0 +1,50 @@
+"""What one worker process holds: settings, terms, ledger, metrics. Nothing of a single request lives here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from ext_proc.exchange.proposal import Terms
+from ext_proc.ledger import ids
+from ext_proc.ledger.redis_ledger import RedisLedger
+from ext_proc.server.credentials import Credentials
+from ext_proc.server.settings import Metering, WorkerSettings
+from ext_proc.server.settler import Settler
+from ext_proc.telemetry.metrics import Metrics
+
+_HOLD_RANDOM_BYTES = 8
+_REQUEST_RANDOM_BYTES = 12
+
+
+@dataclass(slots=True)
+class Worker:
+    """Shared by the roles of one process. `terms` is swapped whole when a policy set is loaded."""
+
+    settings: WorkerSettings
+    terms: Terms
+    ledger: RedisLedger
+    settler: Settler
+    metrics: Metrics
+    credentials: Credentials
+
+    @property
+    def metering(self) -> Metering:
+        """How answers are metered. Every dialect is read by meter until Envoy's own parsers are configured for it."""
+        return Metering.STREAM
+
+    def now_us(self) -> int:
+        """Redis time, as far as this worker knows it."""
+        return self.ledger.now_us()
+
+    def mint_hold_id(self) -> str:
+        """A new hold id for a first attempt."""
+        return ids.mint(self.now_us(), os.urandom(_HOLD_RANDOM_BYTES))
+
+    def mint_request_id(self) -> str:
+        """The public id of a request: it tells nothing about the hold id."""
+        return f"req_{os.urandom(_REQUEST_RANDOM_BYTES).hex()}"
+
+    def credential(self, account: str) -> tuple[tuple[str, str], ...]:
+        """The headers that authenticate us to this account's provider."""
+        return self.credentials.headers(self.terms.snapshot.accounts[account])

@@ -1,0 +1,151 @@
+"""One worker process: the gRPC server with its three roles, the reaper, and the drain.
+
+`python -m ext_proc.server '<WorkerSettings as JSON>'` prints `worker <name> ready` when it serves. SIGTERM drains:
+health says NOT_SERVING, Envoy moves on, live streams finish and settle, then the process exits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from ext_proc.exchange.proposal import Terms
+from ext_proc.ledger.redis_ledger import RedisLedger
+from ext_proc.policy.loader import load
+from ext_proc.pricing.book import PriceBook
+from ext_proc.server.access_log import AccessLog, LogStream
+from ext_proc.server.admit import Admit, Stream
+from ext_proc.server.credentials import Credentials
+from ext_proc.server.health import Health
+from ext_proc.server.meter import Meter
+from ext_proc.server.settings import WorkerSettings
+from ext_proc.server.settler import Settler
+from ext_proc.server.state import Worker
+from ext_proc.telemetry.metrics import Metrics
+from ext_proc.wire import access_log_service_pb2 as service_pb
+from ext_proc.wire import external_processor_pb2 as pb
+from ext_proc.wire import health_pb2
+
+_LOG = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES: Final = 80 * 1024 * 1024
+"""Above Envoy's buffer limit with room for headers; grpc's own default of 4 MiB would refuse a large body."""
+
+DRAIN_NOTICE_SECONDS: Final = 1.5
+"""How long the health check is given to notice before the server stops taking streams: Envoy asks every second."""
+
+REAP_INTERVAL_SECONDS: Final = 1.0
+REAP_LIMIT: Final = 200
+
+_Role = Callable[[Stream], Awaitable[None]]
+
+
+async def serve(settings: WorkerSettings) -> None:
+    """Run one worker until SIGTERM."""
+    worker = await _assemble(settings)
+    health, log = Health(), AccessLog(worker)
+    server = grpc.aio.server(options=_options())
+    server.add_generic_rpc_handlers((_processor(worker), _access_log(log), _health(health)))
+    server.add_insecure_port(settings.listen)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    await server.start()
+    reaper = asyncio.create_task(_reap(worker))
+    sys.stdout.write(f"worker {settings.name} ready\n")
+    sys.stdout.flush()
+    await stopping.wait()
+    await _drain(worker, health, log, server)
+    reaper.cancel()
+    await asyncio.gather(reaper, return_exceptions=True)
+    await worker.ledger.close()
+
+
+async def _assemble(settings: WorkerSettings) -> Worker:
+    snapshot = load(Path(settings.policies))
+    metrics = Metrics(metric_labels=snapshot.settings.metric_labels, metrics_dir=Path(settings.metrics_dir))
+    metrics.policy_loaded(snapshot.version, ok=True)
+    ledger = RedisLedger.connect(settings.redis_url)
+    await ledger.start()
+    prices = PriceBook(tuple(snapshot.accounts.values()))
+    return Worker(
+        settings=settings,
+        terms=Terms(snapshot, prices, settings.hold_lease_seconds * 1_000),
+        ledger=ledger,
+        settler=Settler(ledger, metrics, settings.hold_lease_seconds),
+        metrics=metrics,
+        credentials=Credentials(),
+    )
+
+
+async def _drain(worker: Worker, health: Health, log: AccessLog, server: grpc.aio.Server) -> None:
+    """Let Envoy move on, live streams finish, and everything settle."""
+    health.stop_serving()
+    await asyncio.sleep(DRAIN_NOTICE_SECONDS)
+    await server.stop(grace=worker.settings.drain_seconds)
+    log.flush()
+    await worker.settler.drain()
+
+
+async def _reap(worker: Worker) -> None:
+    """Expire holds whose lease ran out. Every worker does it: any replica may, and repeating changes nothing."""
+    while True:
+        await asyncio.sleep(REAP_INTERVAL_SECONDS)
+        expired = await worker.ledger.expire(REAP_LIMIT)
+        if expired:
+            worker.metrics.holds_expired(expired)
+            _LOG.warning("%d holds expired and were charged in full: their end was never recorded", expired)
+
+
+def _processor(worker: Worker) -> grpc.GenericRpcHandler:
+    roles: dict[str, _Role] = {"admit": Admit(worker).serve, "meter": Meter(worker).serve}
+
+    async def process(_: object, stream: Stream) -> None:
+        role = roles.get(dict(stream.invocation_metadata() or ()).get("x-role", ""))
+        if role is None:
+            await stream.abort(grpc.StatusCode.INVALID_ARGUMENT, "the stream needs the metadata x-role: admit or meter")
+            return
+        await role(stream)
+
+    method = grpc.stream_stream_rpc_method_handler(process, request_deserializer=pb.ProcessingRequest.FromString)
+    return grpc.method_handlers_generic_handler("envoy.service.ext_proc.v3.ExternalProcessor", {"Process": method})
+
+
+def _access_log(log: AccessLog) -> grpc.GenericRpcHandler:
+    async def stream_access_logs(_: object, stream: LogStream) -> service_pb.StreamAccessLogsResponse:
+        return await log.serve(stream)
+
+    method = grpc.stream_unary_rpc_method_handler(
+        stream_access_logs,
+        request_deserializer=service_pb.StreamAccessLogsMessage.FromString,
+        response_serializer=service_pb.StreamAccessLogsResponse.SerializeToString,
+    )
+    name = "envoy.service.accesslog.v3.AccessLogService"
+    return grpc.method_handlers_generic_handler(name, {"StreamAccessLogs": method})
+
+
+def _health(health: Health) -> grpc.GenericRpcHandler:
+    request, response = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
+    check = grpc.unary_unary_rpc_method_handler(
+        health.check, request_deserializer=request, response_serializer=response
+    )
+    watch = grpc.unary_stream_rpc_method_handler(
+        health.watch, request_deserializer=request, response_serializer=response
+    )
+    return grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check, "Watch": watch})
+
+
+def _options() -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.so_reuseport", 0),  # two workers on one address would be a mistake, not a plan
+    ]
