@@ -1,0 +1,9 @@
+"""`python -m ext_proc` is the tollgate command."""
+
+from __future__ import annotations
+
+import sys
+
+from ext_proc.cli import main
+
+sys.exit(main())

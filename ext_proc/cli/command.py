@@ -1,0 +1,32 @@
+"""The commands there are: name, module and the line `tollgate --help` shows for each."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import TypeAlias
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  (it has no public name)
+"""What a command's `add_parser` adds itself to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One subcommand."""
+
+    name: str
+    module: str
+    help: str
+
+
+COMMANDS: dict[str, Command] = {
+    command.name: command
+    for command in (
+        Command("up", "ext_proc.cli.up", "start the whole stack: Redis, sidecar, Envoy, mock provider"),
+        Command("serve", "ext_proc.cli.serve", "run the sidecar alone, beside an Envoy that someone else runs"),
+        Command("check", "ext_proc.cli.check", "validate a policy set"),
+        Command("mock-provider", "ext_proc.cli.mock_provider", "run the deterministic provider of the tests"),
+        Command("budgets", "ext_proc.cli.budgets", "list the live budget accounts of a running stack"),
+        Command("journal", "ext_proc.cli.journal", "list the newest charges of a running stack"),
+    )
+}
