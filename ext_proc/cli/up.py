@@ -1,0 +1,123 @@
+"""`tollgate up`: the whole stack in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from ext_proc.cli.command import COMMANDS, Subparsers
+from ext_proc.cli.errors import CommandError, UsageError
+from ext_proc.server.settings import Metering
+from ext_proc.supervisor.addresses import Address
+from ext_proc.supervisor.errors import OptionError, SupervisorError
+from ext_proc.supervisor.options import SidecarOptions, StackOptions
+from ext_proc.supervisor.policies import choose_policies
+from ext_proc.supervisor.providers import parse_upstreams
+from ext_proc.supervisor.state_dir import DEFAULT_STATE_DIR
+from ext_proc.supervisor.workers import default_workers, usable_cores
+
+_WORKERS_MAX = 256
+_LEASE_SECONDS_MIN = 1
+_LEASE_SECONDS_MAX = 24 * 3600
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """The command's options."""
+    parser = subparsers.add_parser(
+        "up",
+        help=COMMANDS["up"].help,
+        description="Starts Redis, the sidecar's workers, Envoy and, for accounts that nobody else serves, a mock "
+        "provider. Prints one line to stdout when traffic is accepted. Ctrl-C stops everything, a second one at once.",
+    )
+    parser.add_argument(
+        "--listen",
+        default="127.0.0.1:10000",
+        metavar="HOST:PORT",
+        help="where clients connect (default %(default)s; port 0: any free one)",
+    )
+    parser.add_argument("--redis", metavar="URL", help="a Redis that runs already (default: an embedded one)")
+    add_sidecar_arguments(parser)
+
+
+def add_sidecar_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that `up` and `serve` share."""
+    parser.add_argument(
+        "--policies",
+        metavar="DIR",
+        help="the policy set (default: policies/ in the current directory, else the set that ships)",
+    )
+    parser.add_argument(
+        "--admin",
+        default="127.0.0.1:10080",
+        metavar="HOST:PORT",
+        help="where the admin API listens (default %(default)s; port 0: any free one)",
+    )
+    parser.add_argument(
+        "--upstream",
+        action="append",
+        default=[],
+        metavar="ACCOUNT=URL",
+        help="send a provider account to another URL; may be repeated",
+    )
+    parser.add_argument("--workers", metavar="N", help="worker processes (default: one per core, at least 2)")
+    parser.add_argument(
+        "--metering",
+        default=Metering.STREAM.value,
+        metavar="|".join(Metering),
+        help="where usage is read (default %(default)s)",
+    )
+    parser.add_argument(
+        "--hold-lease", default="120", metavar="SECONDS", help="how long a hold lasts unrenewed (default %(default)s)"
+    )
+    parser.add_argument(
+        "--state-dir",
+        default=str(DEFAULT_STATE_DIR),
+        metavar="DIR",
+        help="what is kept across restarts: budgets, logs (default %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the stack until SIGINT or SIGTERM."""
+    from ext_proc.supervisor.console import Console  # noqa: PLC0415 - loads gRPC's neighbours; --help need not
+    from ext_proc.supervisor.stack import run_stack  # noqa: PLC0415 - as above
+
+    try:
+        options = StackOptions(
+            sidecar=sidecar_options(args, default_workers(usable_cores())),
+            listen=Address.parse(args.listen, "--listen"),
+            redis_url=args.redis,
+        )
+        failure = asyncio.run(run_stack(options, Console(sys.stderr)))
+    except OptionError as error:
+        raise UsageError(str(error)) from None
+    except SupervisorError as error:
+        raise CommandError(str(error)) from None
+    if failure is not None:
+        raise CommandError(failure)
+    return 0
+
+
+def sidecar_options(args: argparse.Namespace, workers: int) -> SidecarOptions:
+    """What `up` and `serve` share, read. Raises OptionError."""
+    try:
+        metering = Metering(args.metering)
+    except ValueError:
+        raise OptionError(f"--metering {args.metering}: expected {' or '.join(Metering)}") from None
+    return SidecarOptions(
+        policies=choose_policies(args.policies),
+        admin=Address.parse(args.admin, "--admin"),
+        state_dir=Path(args.state_dir),
+        upstreams=parse_upstreams(args.upstream),
+        workers=workers if args.workers is None else _count(args.workers, "--workers", 1, _WORKERS_MAX),
+        metering=metering,
+        hold_lease_seconds=_count(args.hold_lease, "--hold-lease", _LEASE_SECONDS_MIN, _LEASE_SECONDS_MAX),
+    )
+
+
+def _count(text: str, option: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdigit()) or not least <= int(text) <= most:
+        raise OptionError(f"{option} {text}: expected a whole number from {least} to {most}")
+    return int(text)

@@ -1,0 +1,124 @@
+"""Envoy as a service: its configuration written, its readiness asked, its connections drained.
+
+How it drains was measured on 1.40.0. `/drain_listeners?graceful` goes on accepting for the whole drain time;
+`/drain_listeners` alone refuses new connections at once and lets running requests finish, but clients with a kept
+connection go on using it; after `/healthcheck/fail` every answer says `connection: close`. Both together are a drain.
+SIGTERM ends Envoy within milliseconds and cuts what runs, so it comes last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import aiohttp
+
+from ext_proc.envoy_config import EnvoySettings, render
+from ext_proc.supervisor.addresses import Address
+from ext_proc.supervisor.errors import ServiceFailedError
+from ext_proc.supervisor.lifecycle import ServiceLimits
+from ext_proc.supervisor.processes import ChildProcess, ProcessSpec
+from ext_proc.supervisor.services import poll
+from ext_proc.supervisor.state_dir import StateDir
+
+_ADMIN_SECONDS = 2.0
+_LOG_FLUSH_SECONDS = 0.3  # three times the access log's buffer_flush_interval: the last records are on their way
+_ACTIVE_REQUESTS = "http.tollgate.downstream_rq_active"
+_WORKERS_CLUSTER = "tollgate-workers"
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyPlace:
+    """Where Envoy is and how wide it runs. `threads`: its worker threads, one per core."""
+
+    binary: Path
+    listen: Address
+    threads: int
+    drain_seconds: float
+
+
+class EnvoyService:
+    """One Envoy process on a rendered configuration. `settings` is asked at each start."""
+
+    name = "envoy"
+
+    def __init__(self, place: EnvoyPlace, settings: Callable[[], EnvoySettings], state: StateDir) -> None:
+        self.limits = ServiceLimits(start_seconds=60.0, stop_seconds=place.drain_seconds + 5.0)
+        self._place = place
+        self._settings = settings
+        self._admin_socket = state.socket("envoy-admin.sock")
+        self._state = state
+
+    def spec(self) -> ProcessSpec:
+        """Without hot restart: its shared memory and base id would clash with other Envoys of the machine."""
+        settings = replace(self._settings(), admin=f"unix:{self._admin_socket}")
+        self._state.envoy_config.write_text(render(settings))
+        self._admin_socket.unlink(missing_ok=True)
+        argv = (
+            *(str(self._place.binary), "--config-path", str(self._state.envoy_config), "--disable-hot-restart"),
+            *("--concurrency", str(self._place.threads), "--log-level", "warning"),
+        )
+        return ProcessSpec(self.name, argv, self._state.logs / "envoy.log")
+
+    async def ready(self, child: ChildProcess) -> None:
+        """Live, at least one worker found healthy by Envoy's own check, and the listener accepts."""
+        del child
+        async with self._admin() as admin:
+
+            async def serves() -> bool:
+                try:
+                    return await _is_live(admin) and await _admit_answers(admin) and await self._accepts()
+                except (aiohttp.ClientError, OSError, TimeoutError):
+                    return False
+
+            await poll(serves)
+
+    async def quiesce(self) -> None:
+        """Refuse new connections, let running requests finish, and their records be sent. At most `drain_seconds`."""
+        try:
+            async with asyncio.timeout(self._place.drain_seconds), self._admin() as admin:
+                for path in ("/healthcheck/fail", "/drain_listeners"):
+                    async with admin.post(path) as answer:
+                        await answer.read()
+
+                async def idle() -> bool:
+                    return await _stat(admin, _ACTIVE_REQUESTS) == 0
+
+                await poll(idle)
+                await asyncio.sleep(_LOG_FLUSH_SECONDS)
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return  # what still runs is cut by SIGTERM and settled by what passed
+
+    def _admin(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            base_url="http://envoy",
+            connector=aiohttp.UnixConnector(str(self._admin_socket)),
+            timeout=aiohttp.ClientTimeout(total=_ADMIN_SECONDS),
+        )
+
+    async def _accepts(self) -> bool:
+        _, writer = await asyncio.open_connection(*self._place.listen.reachable)
+        writer.close()
+        await writer.wait_closed()
+        return True
+
+
+async def _is_live(admin: aiohttp.ClientSession) -> bool:
+    async with admin.get("/ready") as answer:
+        return answer.status == 200  # noqa: PLR2004 - HTTP OK
+
+
+async def _admit_answers(admin: aiohttp.ClientSession) -> bool:
+    return await _stat(admin, f"cluster.{_WORKERS_CLUSTER}.membership_healthy") > 0
+
+
+async def _stat(admin: aiohttp.ClientSession, name: str) -> int:
+    """A gauge or counter of Envoy. Raises ServiceFailedError where Envoy does not have it: then our names are wrong."""
+    async with admin.get("/stats", params={"format": "json", "filter": f"^{name.replace('.', '[.]')}$"}) as answer:
+        stats = json.loads(await answer.text())["stats"]
+    if not stats:
+        raise ServiceFailedError(f"Envoy has no stat {name}")
+    return int(stats[0]["value"])

@@ -1,0 +1,137 @@
+"""From options to the services of a stack."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ext_proc.envoy_config import (
+    EnvoyConfigError,
+    EnvoyNotFoundError,
+    EnvoySettings,
+    UpstreamAccount,
+    WorkerEndpoint,
+    find_ca_bundle,
+    find_envoy,
+)
+from ext_proc.policy.documents.provider import DEFAULT_ENDPOINTS
+from ext_proc.policy.errors import PolicySetError
+from ext_proc.policy.loader import load
+from ext_proc.policy.snapshot import ProviderAccount, Snapshot
+from ext_proc.server.settings import WorkerSettings
+from ext_proc.supervisor.addresses import Address
+from ext_proc.supervisor.errors import MissingBinaryError, SupervisorError
+from ext_proc.supervisor.options import SidecarOptions
+from ext_proc.supervisor.providers import Routing, route
+from ext_proc.supervisor.state_dir import StateDir
+from ext_proc.supervisor.workers import Worker
+
+DRAIN_SECONDS = 20.0  # how long live streams may finish, below the 30 s that Kubernetes gives by default
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """A policy set that loads, and where its accounts lead."""
+
+    snapshot: Snapshot
+    routing: Routing
+
+
+def load_policies(options: SidecarOptions) -> Policies:
+    """Raises SupervisorError with every error of the set, or OptionError for an --upstream it does not have."""
+    try:
+        snapshot = load(options.policies)
+    except PolicySetError as error:
+        raise SupervisorError(f"the policy set in {options.policies} does not load:\n{error}") from None
+    routing = route(
+        snapshot.accounts, options.upstreams, has_credential=has_credential, is_configured=has_endpoint_of_its_own
+    )
+    return Policies(snapshot, routing)
+
+
+def has_credential(account: ProviderAccount) -> bool:
+    """Whether the account's key is at hand."""
+    if account.credential_env is not None:
+        return bool(os.environ.get(account.credential_env))
+    return account.credential_file is not None and Path(account.credential_file).is_file()
+
+
+def has_endpoint_of_its_own(account: ProviderAccount) -> bool:
+    """Whether the policies send the account elsewhere than to the provider's public endpoint: a server of one's own,
+    which may want no credential.
+    """
+    return account.endpoint.rstrip("/") != DEFAULT_ENDPOINTS.get(account.provider, "").rstrip("/")
+
+
+def find_envoy_binary() -> Path:
+    """Raises MissingBinaryError with the cure."""
+    try:
+        return find_envoy()
+    except EnvoyNotFoundError as error:
+        raise MissingBinaryError(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlaces:
+    """Worker name → `unix:/…/w0.sock` or `host:port`."""
+
+    addresses: Mapping[str, str]
+
+    @classmethod
+    def in_directory(cls, directory: Path, count: int) -> WorkerPlaces:
+        """One Unix socket per worker."""
+        return cls({f"w{index}": f"unix:{directory / f'w{index}.sock'}" for index in range(count)})
+
+
+def build_workers(
+    options: SidecarOptions,
+    places: WorkerPlaces,
+    state: StateDir,
+    *,
+    redis_url: str,
+    upstreams: Callable[[], dict[str, str]],
+) -> list[Worker]:
+    """The workers. `upstreams` is asked at each start, when the mock provider's URL is known."""
+
+    def settings(name: str, listen: str) -> WorkerSettings:
+        return WorkerSettings(
+            name=name,
+            listen=listen,
+            policies=str(options.policies),
+            redis_url=redis_url,
+            state_dir=str(state.path),
+            metrics_dir=str(state.metrics),
+            metering=options.metering,
+            hold_lease_seconds=options.hold_lease_seconds,
+            drain_seconds=DRAIN_SECONDS,
+            upstreams=upstreams(),
+        )
+
+    return [
+        Worker(name, partial(settings, name, listen), state.logs / f"{name}.log", drain_seconds=DRAIN_SECONDS)
+        for name, listen in places.addresses.items()
+    ]
+
+
+def build_envoy_settings(
+    options: SidecarOptions, policies: Policies, places: WorkerPlaces, listen: Address, upstreams: Mapping[str, str]
+) -> EnvoySettings:
+    """Raises SupervisorError where no configuration can be made from them."""
+    accounts = policies.snapshot.accounts
+    try:
+        return EnvoySettings(
+            workers=tuple(WorkerEndpoint(name, address) for name, address in places.addresses.items()),
+            accounts=tuple(
+                UpstreamAccount(name, upstreams.get(name, account.endpoint)) for name, account in accounts.items()
+            ),
+            listen_host=listen.host,
+            listen_port=listen.port,
+            hold_lease_seconds=options.hold_lease_seconds,
+            metering=options.metering,
+            ca_bundle=find_ca_bundle(),
+        )
+    except EnvoyConfigError as error:
+        raise SupervisorError(f"Envoy cannot be configured: {error}") from None

@@ -1,0 +1,111 @@
+"""The whole stack of `tollgate up`, and the sidecar alone of `tollgate serve`.
+
+Everything that can be checked is checked before the first process starts: options, policies, binaries, ports, a Redis
+named by URL. Then Redis and the mock provider start, then the workers, then Envoy. The admin API is in this process:
+it serves from before the first child until after the last, so that probes see a stack start and drain. Stopping is the
+same backwards: Envoy drains, workers settle, Redis writes its file and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from ext_proc.envoy_config import EnvoySettings
+from ext_proc.supervisor.addresses import bind, bound_address, reserve
+from ext_proc.supervisor.console import Console
+from ext_proc.supervisor.envoy import EnvoyPlace, EnvoyService
+from ext_proc.supervisor.errors import OptionError
+from ext_proc.supervisor.options import ServeOptions, StackOptions
+from ext_proc.supervisor.parts import (
+    DRAIN_SECONDS,
+    WorkerPlaces,
+    build_envoy_settings,
+    build_workers,
+    find_envoy_binary,
+    load_policies,
+)
+from ext_proc.supervisor.redis_server import RedisServer, check_reachable, find_redis_server
+from ext_proc.supervisor.services import Service
+from ext_proc.supervisor.session import Session
+from ext_proc.supervisor.state_dir import StateDir
+from ext_proc.supervisor.workers import MockProvider, usable_cores
+
+_UNKNOWN_YET = "http://127.0.0.1:9"  # stands for the mock provider's URL while the settings are checked
+
+
+async def run_stack(options: StackOptions, console: Console) -> str | None:
+    """`tollgate up`, until it is told to stop; why it failed, or None. Raises SupervisorError before anything runs."""
+    sidecar = options.sidecar
+    policies = load_policies(sidecar)
+    envoy_binary = find_envoy_binary()
+    redis_binary = await _external_or_embedded(options.redis_url)
+    with contextlib.ExitStack() as kept:
+        listen, reservation = reserve(options.listen, "--listen")
+        kept.callback(reservation.close)
+        admin_socket = kept.enter_context(bind(sidecar.admin, "--admin"))
+        state = kept.enter_context(StateDir(sidecar.state_dir))
+        places = WorkerPlaces.in_directory(state.sockets, sidecar.workers)
+        mock = MockProvider(state.logs / "mock-provider.log") if policies.routing.mocked else None
+        redis = RedisServer(redis_binary, state) if redis_binary is not None else None
+        redis_url = redis.url if redis is not None else str(options.redis_url)
+
+        def upstreams() -> dict[str, str]:
+            return policies.routing.with_mock(mock.url if mock is not None else None)
+
+        def envoy_settings(replaced: Mapping[str, str] | None = None) -> EnvoySettings:
+            return build_envoy_settings(sidecar, policies, places, listen, replaced or upstreams())
+
+        envoy_settings(policies.routing.with_mock(_UNKNOWN_YET))  # what Envoy cannot be told is refused before a start
+        envoy = EnvoyService(EnvoyPlace(envoy_binary, listen, usable_cores(), DRAIN_SECONDS), envoy_settings, state)
+        stages: list[list[Service]] = [
+            [service for service in (redis, mock) if service is not None],
+            [*build_workers(sidecar, places, state, redis_url=redis_url, upstreams=upstreams)],
+            [envoy],
+        ]
+        session = Session(policies, state, redis_url, console)
+        admin = bound_address(sidecar.admin, admin_socket)
+        return await session.run(stages, admin_socket, ready=f"listen={listen.url} admin={admin.url}")
+
+
+async def _external_or_embedded(redis_url: str | None) -> Path | None:
+    """The binary of the embedded Redis; None where --redis names one, which then answers."""
+    if redis_url is None:
+        return find_redis_server()
+    await check_reachable(redis_url)
+    return None
+
+
+async def run_sidecar(options: ServeOptions, console: Console) -> str | None:
+    """`tollgate serve`: workers and the admin API beside an Envoy that someone else runs. As `run_stack`."""
+    sidecar = options.sidecar
+    policies = load_policies(sidecar)
+    await check_reachable(options.redis_url)
+    with contextlib.ExitStack() as kept:
+        if options.grpc_listen is not None:
+            if sidecar.workers != 1:
+                raise OptionError(
+                    f"--workers {sidecar.workers}: over TCP one worker serves; run more replicas, or use --socket-dir"
+                )
+            with bind(options.grpc_listen, "--grpc-listen") as probe:
+                places = WorkerPlaces({"w0": str(bound_address(options.grpc_listen, probe))})
+        else:
+            assert options.socket_dir is not None
+            places = WorkerPlaces.in_directory(_socket_dir(options.socket_dir), sidecar.workers)
+        admin_socket = kept.enter_context(bind(sidecar.admin, "--admin"))
+        state = kept.enter_context(StateDir(sidecar.state_dir))
+        upstreams = dict(policies.routing.upstreams)
+        workers = build_workers(sidecar, places, state, redis_url=options.redis_url, upstreams=lambda: upstreams)
+        session = Session(policies, state, options.redis_url, console)
+        admin = bound_address(sidecar.admin, admin_socket)
+        grpc = ",".join(places.addresses.values())
+        return await session.run([[*workers]], admin_socket, ready=f"grpc={grpc} admin={admin.url}")
+
+
+def _socket_dir(directory: Path) -> Path:
+    """Raises OptionError where no Unix socket can be made in it."""
+    chosen = directory.absolute()
+    if not chosen.is_dir():
+        raise OptionError(f"--socket-dir {directory}: there is no such directory")
+    return chosen
