@@ -8,107 +8,76 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from typing import TypeVar
 
 from ext_proc.identity.caller import Caller
-from ext_proc.ledger.interface import AccountSpec
+from ext_proc.policy.fields import Located
+from ext_proc.policy.rules import OverrideRuleSet, RuleSet, TagRuleSet
+from ext_proc.policy.terms import (
+    ConstrainAction,
+    Constrained,
+    DatedCost,
+    ErrorFormat,
+    MatchedRule,
+    MatchFacts,
+    OnExhausted,
+    OnInsufficient,
+    OnMissingKey,
+    OnStoreFailure,
+    ProviderAccount,
+    ProviderModel,
+    Settings,
+    TagFinding,
+    Unpriced,
+)
 
+__all__ = [
+    "ConstrainAction",
+    "Constrained",
+    "DatedCost",
+    "ErrorFormat",
+    "MatchFacts",
+    "MatchedRule",
+    "OnExhausted",
+    "OnInsufficient",
+    "OnMissingKey",
+    "OnStoreFailure",
+    "ProviderAccount",
+    "ProviderModel",
+    "Settings",
+    "Snapshot",
+    "TagFinding",
+    "Unpriced",
+]
 
-class OnInsufficient(StrEnum):
-    """What a rule does when the rest cannot carry the full output bound."""
-
-    REFUSE = "refuse"
-    CLAMP = "clamp"
-
-
-class OnStoreFailure(StrEnum):
-    """What a rule does when Redis does not answer."""
-
-    REFUSE = "refuse"
-    ALLOW = "allow"
-    LOCAL = "local"
-
-
-class Unpriced(StrEnum):
-    """What happens to a model without a known price."""
-
-    REFUSE = "refuse"
-    CEILING = "ceiling"
-    FREE = "free"
-
-
-class ErrorFormat(StrEnum):
-    """The shape of `error` in a refusal: the caller's dialect, or a plain string."""
-
-    DIALECT = "dialect"
-    FLAT = "flat"
-
-
-@dataclass(frozen=True, slots=True)
-class MatchFacts:
-    """What rules are matched on. `target` is the `account/model` that is to serve."""
-
-    caller: Caller
-    requested_model: str
-    target: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class MatchedRule:
-    """One rule that matches, as a ledger account, and what it does when it decides."""
-
-    account: AccountSpec
-    deciding: bool  # False: the rule only tracks (audit mode, or not the first match of its document)
-    audit: bool
-    on_insufficient: OnInsufficient = OnInsufficient.REFUSE
-    min_output_tokens: int = 1
-    strict: bool = False  # `admission: strict`: bounds that cannot be exceeded
-    on_store_failure: OnStoreFailure = OnStoreFailure.REFUSE
-    mitigation: str | None = None  # a text of the rule's own
+DocumentT = TypeVar("DocumentT", bound=Located)
 
 
 @dataclass(frozen=True, slots=True)
-class TagFinding:
-    """Required tags that a request lacks. `enforced` False: counted and warned about only."""
+class Snapshot:
+    """One policy set. `version` is a hash of the files it was read from."""
 
-    rule_id: str
-    missing: tuple[str, ...]
-    enforced: bool
+    version: str
+    settings: Settings
+    accounts: Mapping[str, ProviderAccount]  # provider accounts by name
+    virtual_models: frozenset[str]
+    rules: RuleSet = field(repr=False)
+    tag_rules: TagRuleSet = field(repr=False)
+    override_rules: OverrideRuleSet = field(repr=False)
+    documents: tuple[Located, ...] = field(repr=False)
 
+    def match(self, facts: MatchFacts) -> tuple[MatchedRule, ...]:
+        """Every budget and rate rule a request falls on, in document and rule order."""
+        return self.rules.match(facts)
 
-@dataclass(frozen=True, slots=True)
-class ProviderModel:
-    """One model of a provider account with a private price; dollars as written, or None for the public price."""
+    def missing_tags(self, facts: MatchFacts) -> tuple[TagFinding, ...]:
+        """The tags a request lacks, by tagging rule, then by rule with `on_missing_key: refuse`."""
+        return self.tag_rules.missing(facts) + self.rules.missing_keys(facts)
 
-    name: str
-    cost: Mapping[str, object] | None = None
+    def override_tags(self, caller: Caller) -> dict[str, str]:
+        """The tags the gateway sets for a caller, whatever the client sent."""
+        return self.override_rules.tags(caller)
 
-
-@dataclass(frozen=True, slots=True)
-class ProviderAccount:
-    """Where requests for `account/…` go, and with which credential."""
-
-    name: str
-    provider: str  # openai, anthropic, gemini, openai-compatible, …
-    endpoint: str  # scheme://host[:port][/base path]
-    credential_env: str | None = None
-    credential_file: str | None = None
-    models: tuple[ProviderModel, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """`gateway-settings`, with its defaults."""
-
-    error_format: ErrorFormat = ErrorFormat.DIALECT
-    metadata_header: str = "x-tfy-metadata"
-    quota_request_link: str = "/governance/quota"
-    dashboard_link: str | None = None
-    unpriced: Unpriced = Unpriced.CEILING
-    default_output_tokens: int = 1024
-    metric_labels: tuple[str, ...] = ()
-    user_label: bool = True
-    top_consumer_by: tuple[str, ...] = ("pipeline", "agent_step", "repo", "user")
-    series_tags: tuple[str, ...] = ("cost_center", "repo", "pipeline", "agent_step", "tenant")
-    unmetered_paths: tuple[str, ...] = ()
+    def documents_of(self, model: type[DocumentT]) -> tuple[DocumentT, ...]:
+        """The documents of one type, in order: for the rooms that give them their behaviour."""
+        return tuple(document for document in self.documents if isinstance(document, model))

@@ -1,0 +1,39 @@
+"""`tollgate check DIR`: is a policy set right, and does it mean what it seems to mean?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ext_proc.cli.command import COMMANDS, Subparsers
+from ext_proc.policy.errors import PolicySetError
+from ext_proc.policy.lint import lint
+from ext_proc.policy.loader import load
+
+EXIT_OK = 0
+EXIT_WRONG = 1
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "check",
+        help=COMMANDS["check"].help,
+        description="Validate a policy set. Prints every error as `file:line: field: what is wrong, what would be "
+        "right`, and what looks like a mistake as `warning: …`. Exit code 1 where there is an error.",
+    )
+    parser.add_argument("directory", metavar="DIR", type=Path, help="the directory of the policy set")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check one directory; 0, or 1 where it would not load."""
+    try:
+        snapshot = load(args.directory)
+    except PolicySetError as refused:
+        sys.stdout.writelines(f"{error}\n" for error in refused.errors)
+        count = len(refused.errors)
+        sys.stderr.write(f"{count} error{'s' if count > 1 else ''}: this set would not load\n")
+        return EXIT_WRONG
+    sys.stdout.writelines(f"warning: {warning}\n" for warning in lint(snapshot))
+    return EXIT_OK

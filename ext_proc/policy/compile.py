@@ -1,0 +1,176 @@
+"""Documents → snapshot: what a person wrote becomes what is asked once per request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from types import MappingProxyType
+from typing import assert_never
+
+from ext_proc.policy.budget_rules import budget_rules, rate_rules, team_budget_rules, tenant_budget_rules
+from ext_proc.policy.conditions import condition_of
+from ext_proc.policy.documents import Document
+from ext_proc.policy.documents.budget import BudgetDocument
+from ext_proc.policy.documents.budget_v2 import TeamBudgetDocument, TenantBudgetDocument
+from ext_proc.policy.documents.common import InNotIn
+from ext_proc.policy.documents.guardrail import GuardrailDocument
+from ext_proc.policy.documents.identity import IdentityDocument
+from ext_proc.policy.documents.notification import NotificationDocument
+from ext_proc.policy.documents.provider import (
+    COST_KINDS,
+    DEFAULT_ENDPOINTS,
+    Account,
+    Model,
+    PrivateCost,
+    ProviderDocument,
+    parse_day,
+)
+from ext_proc.policy.documents.rate_limit import RateDocument
+from ext_proc.policy.documents.routing import RoutingDocument
+from ext_proc.policy.documents.settings import SettingsDocument
+from ext_proc.policy.documents.tagging import MetadataDocument, TaggingDocument, TaggingMode
+from ext_proc.policy.fields import Located
+from ext_proc.policy.rules import OverrideRule, OverrideRuleSet, Rule, RuleSet, TagRule, TagRuleSet
+from ext_proc.policy.schema import yaml_name
+from ext_proc.policy.snapshot import Snapshot
+from ext_proc.policy.terms import DatedCost, ProviderAccount, ProviderModel, Settings
+
+_MICROSECONDS = 1_000_000
+
+DEFAULT_ACCOUNTS: Mapping[str, ProviderAccount] = MappingProxyType(
+    {
+        account.name: account
+        for account in (
+            ProviderAccount("openai-main", "openai", DEFAULT_ENDPOINTS["openai"], credential_env="OPENAI_API_KEY"),
+            ProviderAccount(
+                "anthropic-main", "anthropic", DEFAULT_ENDPOINTS["anthropic"], credential_env="ANTHROPIC_API_KEY"
+            ),
+            ProviderAccount("gemini-main", "gemini", DEFAULT_ENDPOINTS["gemini"], credential_env="GEMINI_API_KEY"),
+        )
+    }
+)
+"""The provider accounts that exist where no provider document does."""
+
+
+def compile_documents(documents: Sequence[Document], version: str) -> Snapshot:
+    """The snapshot of documents that agree with each other (`conflicts` found nothing)."""
+    virtual = frozenset(virtual_models(documents))
+    return Snapshot(
+        version=version,
+        settings=_settings(documents),
+        accounts=_accounts(documents),
+        virtual_models=virtual,
+        rules=RuleSet([rule for document in documents for rule in compiled_rules(document)], virtual),
+        tag_rules=TagRuleSet(list(_tag_rules(documents)), virtual),
+        override_rules=OverrideRuleSet(list(_override_rules(documents))),
+        documents=tuple(documents),
+    )
+
+
+def compiled_rules(document: Document) -> Iterator[Rule]:
+    """The budget and rate rules of a document, in order."""
+    match document:
+        case BudgetDocument():
+            yield from budget_rules(document)
+        case TenantBudgetDocument():
+            yield from tenant_budget_rules(document)
+        case TeamBudgetDocument():
+            yield from team_budget_rules(document)
+        case RateDocument():
+            yield from rate_rules(document)
+        case (
+            SettingsDocument()
+            | TaggingDocument()
+            | MetadataDocument()
+            | IdentityDocument()
+            | ProviderDocument()
+            | GuardrailDocument()
+            | RoutingDocument()
+            | NotificationDocument()
+        ):
+            return
+        case _:
+            assert_never(document)
+
+
+def virtual_models(documents: Sequence[Document]) -> Iterator[str]:
+    """The names that routing rules match on: what is requested, not what serves."""
+    for document in documents:
+        if isinstance(document, RoutingDocument):
+            for rule in document.rules:
+                models = rule.when.models
+                yield from (models.in_ or ()) if isinstance(models, InNotIn) else (models or ())
+
+
+def _settings(documents: Sequence[Document]) -> Settings:
+    written: dict[str, object] = {}
+    for document in documents:
+        if isinstance(document, SettingsDocument):
+            names = {f.name for f in fields(Settings)} & {f.name for f in fields(SettingsDocument)}
+            written |= {name: getattr(document, name) for name in names}
+        elif isinstance(document, TaggingDocument) and "header" in document.where.lines:
+            written["metadata_header"] = document.header.lower()
+    return Settings(**written)  # type: ignore[arg-type]  # both classes declare the same types for one name
+
+
+def _accounts(documents: Sequence[Document]) -> Mapping[str, ProviderAccount]:
+    provider_documents = [document for document in documents if isinstance(document, ProviderDocument)]
+    if not provider_documents:
+        return DEFAULT_ACCOUNTS
+    accounts = [_account(account) for document in provider_documents for account in document.all_accounts()]
+    return MappingProxyType({account.name: account for account in accounts})
+
+
+def _account(account: Account) -> ProviderAccount:
+    endpoint = account.endpoint or DEFAULT_ENDPOINTS[account.provider]
+    return ProviderAccount(
+        name=account.name,
+        provider=account.provider,
+        endpoint=endpoint.rstrip("/"),
+        credential_env=account.credential.env if account.credential else None,
+        credential_file=account.credential.file if account.credential else None,
+        models=tuple(_model(model) for model in account.models),
+        region=account.region,
+    )
+
+
+def _model(model: Model) -> ProviderModel:
+    if model.cost == "public_cost":
+        return ProviderModel(model.name)
+    assert not isinstance(model.cost, str), "the only word for a cost is public_cost"
+    written = (model.cost,) if isinstance(model.cost, PrivateCost) else model.cost
+    costs = tuple(_dated_cost(cost) for cost in written)
+    return ProviderModel(model.name, costs[-1].cost, costs)
+
+
+def _dated_cost(cost: PrivateCost) -> DatedCost:
+    day = parse_day(cost.from_) if cost.from_ else None
+    priced = {name: _plain(getattr(cost, name)) for name in COST_KINDS if getattr(cost, name) is not None}
+    return DatedCost(
+        from_us=int(day.timestamp()) * _MICROSECONDS if day else 0,
+        cost=MappingProxyType(priced | {"tier_mode": cost.tier_mode.value}),
+    )
+
+
+def _plain(value: object) -> object:
+    """A model as plain mappings and tuples, as it was written."""
+    if isinstance(value, Located):
+        named = {yaml_name(f.name): getattr(value, f.name) for f in fields(value) if "spec" in f.metadata}
+        return MappingProxyType({name: _plain(part) for name, part in named.items() if part not in {None, ()}})
+    if isinstance(value, tuple):
+        return tuple(_plain(part) for part in value)
+    return value
+
+
+def _tag_rules(documents: Sequence[Document]) -> Iterator[TagRule]:
+    for document in documents:
+        if isinstance(document, TaggingDocument):
+            for rule in document.rules:
+                yield TagRule(rule.id, condition_of(rule.when), rule.required_, rule.mode is TaggingMode.ENFORCE)
+
+
+def _override_rules(documents: Sequence[Document]) -> Iterator[OverrideRule]:
+    for document in documents:
+        if isinstance(document, MetadataDocument):
+            for rule in document.rules:
+                yield OverrideRule(condition_of(rule.when), rule.metadata_override)

@@ -1,0 +1,135 @@
+"""Who calls: `gateway-identity-config`. Virtual keys, teams, tenants, and what a caller without a key is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Literal
+
+from ext_proc.identity.tags import tag_problem
+from ext_proc.policy.documents.common import unique
+from ext_proc.policy.fields import Located, Problem, optional, required
+from ext_proc.policy.scalars import shown
+
+_HASH = re.compile(r"(sha256|hmac-sha256):[0-9a-f]{64}")
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+class Anonymous(StrEnum):
+    """What happens to a caller without a key."""
+
+    ALLOW = "allow"
+    REFUSE = "refuse"
+
+
+def parse_instant(text: str) -> datetime | None:
+    """An RFC 3339 time, or a day as its midnight UTC; None where a text is neither."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualKey(Located):
+    """A key the gateway gives out. Only its hash is written here."""
+
+    id: str = required("Names the key; it is never secret.", example="ci-search-2026")
+    hash: str = required("`sha256:` or `hmac-sha256:` and 64 hex digits.", example="sha256:…")
+    user: str | None = optional("Whose it is: a user.", example="alice@example.com")
+    team: str | None = optional("Whose it is: a team.", example="search")
+    virtual_account: str | None = optional("Whose it is: a virtual account.", example="ci")
+    tenant: str | None = optional("The tenant it acts for.", example="acme")
+    tags: Mapping[str, str] = optional(
+        "Tags of every request made with it.", factory=lambda: _NOTHING, example="{cost_center: search}"
+    )
+    allowed_models: tuple[str, ...] | None = optional("Models it may use; all by default.", example="[chat]")
+    allowed_paths: tuple[str, ...] | None = optional("Paths it may use; all by default.", example="[/v1/messages]")
+    environment: str | None = optional("The environment it belongs to.", example="production")
+    not_before: str | None = optional("From when it is valid.", example="2026-01-01T00:00:00Z")
+    expires: str | None = optional("Until when it is valid.", example="2027-01-01T00:00:00Z")
+    speaks_for_tenants: bool = optional(
+        "Whether the tag `tenant_id` selects the tenant.", default=False, example="true"
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        """A hash, not a key; times that can be read; tags a client could send."""
+        if not _HASH.fullmatch(self.hash):
+            yield ("hash", "is no hash", "write sha256: or hmac-sha256: and 64 hex digits; never the key itself")
+        for name in ("not_before", "expires"):
+            written = getattr(self, name)
+            if written is not None and parse_instant(written) is None:
+                yield (name, f"{shown(written)} is no time", "write 2026-01-01T00:00:00Z")
+        if not (self.user or self.team or self.virtual_account or self.tenant):
+            yield ("", "belongs to nobody", "add user, team, virtual_account or tenant")
+        yield from _tag_problems(self.tags)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Team(Located):
+    """A team."""
+
+    id: str = required("Names the team.", example="search")
+    owner: str | None = optional("Who answers for it.", example="lead@example.com")
+    tags: Mapping[str, str] = optional(
+        "Tags of every request of its keys.", factory=lambda: _NOTHING, example="{cost_center: search}"
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        """Tags a client could send."""
+        yield from _tag_problems(self.tags)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant(Located):
+    """A customer of a platform that is built on the gateway."""
+
+    id: str = required("Names the tenant.", example="acme")
+    plan: str | None = optional("What it pays for: caps and downgrades may depend on it.", example="pro")
+    owner: str | None = optional("Who answers for it.", example="accounts@example.com")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JwtClaims(Located):
+    """Which claims of a verified token say who calls."""
+
+    user: str | None = optional("Claim.", example="email")
+    team: str | None = optional("Claim.", example="team")
+    virtual_account: str | None = optional("Claim.", example="azp")
+    tenant: str | None = optional("Claim.", example="org_id")
+    tags: Mapping[str, str] = optional("Tag → claim.", factory=lambda: _NOTHING, example="{cost_center: cc}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityDocument(Located):
+    """Keys, teams and tenants."""
+
+    name: str = required("Names the document.", example="identity")
+    type: Literal["gateway-identity-config"] = required("The kind of document.", example="gateway-identity-config")
+    keys: tuple[VirtualKey, ...] = optional("Virtual keys.", default=(), example="[]")
+    teams: tuple[Team, ...] = optional("Teams.", default=(), example="[{id: search, owner: lead@example.com}]")
+    tenants: tuple[Tenant, ...] = optional("Tenants.", default=(), example="[{id: acme, plan: pro}]")
+    default_plan: str | None = optional("The plan of a tenant that is not listed.", example="free")
+    require_team: bool = optional("Whether a caller without a team is refused.", default=False, example="true")
+    jwt: JwtClaims | None = optional("How claims map to callers.", example="{user: email, tenant: org_id}")
+    anonymous: Anonymous | None = optional(
+        "A caller without a key; allowed until keys exist, unless written.", example="refuse"
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        """Ids are unique."""
+        yield from unique([key.id for key in self.keys], "keys[{}].id")
+        yield from unique([team.id for team in self.teams], "teams[{}].id")
+        yield from unique([tenant.id for tenant in self.tenants], "tenants[{}].id")
+
+
+def _tag_problems(tags: Mapping[str, str]) -> Iterator[Problem]:
+    for key, value in tags.items():
+        problem = tag_problem(key, value)
+        if problem:
+            yield (f"tags.{key}", problem, "write a tag that a client could send")

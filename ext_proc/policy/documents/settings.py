@@ -1,0 +1,72 @@
+"""`gateway-settings`: how answers look, what is measured, and the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from ext_proc.policy.fields import Located, Problem, optional, required
+from ext_proc.policy.scalars import shown
+from ext_proc.policy.terms import ErrorFormat, Settings, Unpriced
+
+_DEFAULTS = Settings()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingsDocument(Located):
+    """What holds for every request."""
+
+    name: str = required("Names the document.", example="settings")
+    type: Literal["gateway-settings"] = required("The kind of document.", example="gateway-settings")
+    error_format: ErrorFormat = optional(
+        "The shape of `error` in refusals: the caller's `dialect`, or a `flat` text.",
+        default=_DEFAULTS.error_format,
+        example="dialect",
+    )
+    quota_request_link: str = optional(
+        "Where more is asked for; refusals name it. May hold `{rule}` and `{metadata.<key>}`.",
+        default=_DEFAULTS.quota_request_link,
+        example="https://governance.example.com/quota?rule={rule}",
+    )
+    dashboard_link: str | None = optional(
+        "Where spend is shown; refusals carry it. May hold `{rule}` and `{metadata.<key>}`.",
+        example="https://grafana.example.com/d/llm?var-cost_center={metadata.cost_center}",
+    )
+    unpriced: Unpriced | None = optional(
+        "A model without a known price: `refuse`, charge the provider's dearest known price (`ceiling`), or `free`. "
+        "Left out, a model that its account declares is charged the ceiling and any other name is refused as unknown.",
+        example="ceiling",
+    )
+    default_output_tokens: int = optional(
+        "The output that is held for when a request has no limit and nothing is learned yet.",
+        default=_DEFAULTS.default_output_tokens,
+        minimum=1,
+        maximum=1_000_000,
+        example="1024",
+    )
+    metric_labels: tuple[str, ...] = optional(
+        "Tags that become metric labels.", default=_DEFAULTS.metric_labels, max_items=10, example="[cost_center]"
+    )
+    user_label: bool = optional("Whether metrics carry the user.", default=_DEFAULTS.user_label, example="false")
+    top_consumer_by: tuple[str, ...] = optional(
+        "Tags a refusal looks through for the largest consumer.",
+        default=_DEFAULTS.top_consumer_by,
+        max_items=10,
+        example="[pipeline, repo]",
+    )
+    series_tags: tuple[str, ...] = optional(
+        "Tags that spend is kept by over time.",
+        default=_DEFAULTS.series_tags,
+        max_items=10,
+        example="[cost_center, repo]",
+    )
+    unmetered_paths: tuple[str, ...] = optional(
+        "Path prefixes that pass without metering.", default=_DEFAULTS.unmetered_paths, example="[/v1/models]"
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        """Paths are paths."""
+        for index, path in enumerate(self.unmetered_paths):
+            if not path.startswith("/"):
+                yield (f"unmetered_paths[{index}]", f"{shown(path)} is no path", "start it with /")

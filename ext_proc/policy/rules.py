@@ -1,0 +1,254 @@
+"""Compiled rules: which of them a request falls on, and on which accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from ext_proc.identity.caller import Caller
+from ext_proc.ledger.interface import AccountSpec, Measure, Window
+from ext_proc.policy.condition import ACCOUNT, METADATA, MODEL, PLAN, SUBJECT, Attributes, Condition
+from ext_proc.policy.index import Index
+from ext_proc.policy.terms import (
+    Constrained,
+    MatchedRule,
+    MatchFacts,
+    OnExhausted,
+    OnInsufficient,
+    OnMissingKey,
+    OnStoreFailure,
+    TagFinding,
+)
+
+NONE_SHOWN = "(none)"
+"""How a missing bucket key is shown."""
+
+MAX_KEPT_ACCOUNTS = 32_768
+"""Matched rules are built once per rule and bucket; past this many the memory starts anew."""
+
+_NO_PLANS: Mapping[str, int] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """The rate of a constrained account."""
+
+    measure: Measure
+    window: Window
+    cap: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One budget or rate rule, ready to be asked."""
+
+    document_type: str
+    document_name: str
+    id: str
+    fill: Callable[[Mapping[str, str]], str] | None = None  # a templated id → its text
+    condition: Condition
+    keys: tuple[str, ...]  # what it applies per
+    measure: Measure
+    window: Window
+    cap: int
+    caps_by_plan: Mapping[str, int] = field(default_factory=lambda: _NO_PLANS)
+    thresholds: tuple[int, ...] = ()
+    first_match: bool = False
+    audit: bool = False
+    on_missing_key: OnMissingKey = OnMissingKey.BUCKET
+    on_insufficient: OnInsufficient = OnInsufficient.REFUSE
+    min_output_tokens: int = 1
+    strict: bool = False
+    on_store_failure: OnStoreFailure = OnStoreFailure.REFUSE
+    on_exhausted: OnExhausted = OnExhausted.REFUSE
+    constrained: Constrained | None = None
+    throttle: Throttle | None = None
+    mitigation: str | None = None
+    dashboard: str | None = None
+
+    def cap_for(self, plan: str | None) -> int:
+        """The cap, which may depend on the tenant's plan."""
+        return self.cap if plan is None else self.caps_by_plan.get(plan, self.cap)
+
+
+def attributes_of(facts: MatchFacts, virtual_models: frozenset[str]) -> dict[str, tuple[str, ...]]:
+    """What a request is known by. A concrete model is the one that serves; a virtual one is what was requested."""
+    models = (facts.target, facts.requested_model) if facts.requested_model in virtual_models else (facts.target,)
+    attributes = attributes_of_caller(facts.caller)
+    attributes[MODEL] = models
+    attributes[ACCOUNT] = (facts.target.partition("/")[0],)
+    return attributes
+
+
+def attributes_of_caller(caller: Caller) -> dict[str, tuple[str, ...]]:
+    """What is known before the model is."""
+    kinds = (
+        ("user", caller.user),
+        ("team", caller.team),
+        ("virtualaccount", caller.virtual_account),
+        ("tenant", caller.tenant),
+    )
+    attributes: dict[str, tuple[str, ...]] = {f"{METADATA}{key}": (value,) for key, value in caller.tags.items()}
+    attributes[SUBJECT] = tuple(f"{kind}:{name}" for kind, name in kinds if name)
+    if caller.plan is not None:
+        attributes[PLAN] = (caller.plan,)
+    return attributes
+
+
+class RuleSet:
+    """All budget and rate rules of a snapshot, in order."""
+
+    def __init__(self, rules: Sequence[Rule], virtual_models: frozenset[str]) -> None:
+        self.rules = tuple(rules)
+        self._virtual_models = virtual_models
+        self._index = Index([rule.condition for rule in self.rules])
+        self._refusing = frozenset(
+            index for index, rule in enumerate(self.rules) if rule.on_missing_key is OnMissingKey.REFUSE
+        )
+        self._kept: dict[tuple[int, tuple[str | None, ...], int, bool], MatchedRule] = {}
+
+    def match(self, facts: MatchFacts) -> tuple[MatchedRule, ...]:
+        """Every rule the request falls on, in document and rule order."""
+        matched: list[MatchedRule] = []
+        decided: set[tuple[str, str]] = set()
+        for index in self._index.matching(attributes_of(facts, self._virtual_models)):
+            rule = self.rules[index]
+            values = tuple(_read(key, facts) for key in rule.keys)
+            if rule.on_missing_key is OnMissingKey.SKIP and None in values:
+                continue
+            deciding = not rule.audit
+            if rule.first_match:
+                document = (rule.document_type, rule.document_name)
+                deciding = deciding and document not in decided
+                decided.add(document)
+            matched.append(self._matched(index, values, rule.cap_for(facts.caller.plan), deciding))
+        return tuple(matched)
+
+    def missing_keys(self, facts: MatchFacts) -> tuple[TagFinding, ...]:
+        """The rules with `on_missing_key: refuse` that lack one."""
+        if not self._refusing:
+            return ()
+        findings: list[TagFinding] = []
+        for index in self._index.matching(attributes_of(facts, self._virtual_models)):
+            rule = self.rules[index]
+            if index in self._refusing:
+                missing = tuple(key.removeprefix(METADATA) for key in rule.keys if _read(key, facts) is None)
+                if missing:
+                    findings.append(TagFinding(rule.id, missing, enforced=not rule.audit))
+        return tuple(findings)
+
+    def _matched(self, index: int, values: tuple[str | None, ...], cap: int, deciding: bool) -> MatchedRule:
+        key = (index, values, cap, deciding)
+        made = self._kept.get(key)
+        if made is None:
+            if len(self._kept) >= MAX_KEPT_ACCOUNTS:
+                self._kept.clear()
+            made = self._kept[key] = _build(self.rules[index], values, cap, deciding=deciding)
+        return made
+
+
+def _build(rule: Rule, values: tuple[str | None, ...], cap: int, *, deciding: bool) -> MatchedRule:
+    shown = {key: NONE_SHOWN if value is None else value for key, value in zip(rule.keys, values, strict=True)}
+    account = AccountSpec(
+        document_type=rule.document_type,
+        document_name=rule.document_name,
+        rule_id=rule.id,
+        expanded_id=rule.id if rule.fill is None else rule.fill(shown),
+        bucket=tuple(zip(rule.keys, values, strict=True)),
+        measure=rule.measure,
+        window=rule.window,
+        cap=cap,
+        alert_thresholds=rule.thresholds,
+    )
+    constrained = rule.constrained
+    if constrained is not None and rule.throttle is not None:
+        rate = rule.throttle
+        throttle = replace(account, measure=rate.measure, window=rate.window, cap=rate.cap, alert_thresholds=())
+        constrained = replace(constrained, throttle=throttle)
+    return MatchedRule(
+        account=account,
+        deciding=deciding,
+        audit=rule.audit,
+        on_insufficient=rule.on_insufficient,
+        min_output_tokens=rule.min_output_tokens,
+        strict=rule.strict,
+        on_store_failure=rule.on_store_failure,
+        mitigation=rule.mitigation,
+        dashboard=rule.dashboard,
+        on_exhausted=rule.on_exhausted,
+        constrained=constrained,
+    )
+
+
+def _read(key: str, facts: MatchFacts) -> str | None:
+    """The value of one bucket key on a request; an empty one is a missing one."""
+    caller = facts.caller
+    if key.startswith(METADATA):
+        return caller.tags.get(key[len(METADATA) :]) or None
+    match key:
+        case "model":
+            return facts.target
+        case "user":
+            return caller.user or None
+        case "team":
+            return caller.team or None
+        case "virtualaccount":
+            return caller.virtual_account or None
+        case _:
+            assert key == "tenant", f"no bucket key {key!r}"
+            return caller.tenant or None
+
+
+@dataclass(frozen=True, slots=True)
+class TagRule:
+    """Tags that matching requests must carry."""
+
+    id: str
+    condition: Condition
+    required: tuple[str, ...]
+    enforced: bool
+
+
+class TagRuleSet:
+    """All tagging rules, in order."""
+
+    def __init__(self, rules: Sequence[TagRule], virtual_models: frozenset[str]) -> None:
+        self._rules = tuple(rules)
+        self._virtual_models = virtual_models
+        self._index = Index([rule.condition for rule in self._rules])
+
+    def missing(self, facts: MatchFacts) -> tuple[TagFinding, ...]:
+        """What matching rules require and the request lacks; an empty value is a missing one."""
+        findings: list[TagFinding] = []
+        for index in self._index.matching(attributes_of(facts, self._virtual_models)):
+            rule = self._rules[index]
+            missing = tuple(key for key in rule.required if not facts.caller.tags.get(key))
+            if missing:
+                findings.append(TagFinding(rule.id, missing, rule.enforced))
+        return tuple(findings)
+
+
+@dataclass(frozen=True, slots=True)
+class OverrideRule:
+    """Tags the gateway sets for matching callers."""
+
+    condition: Condition
+    tags: Mapping[str, str]
+
+
+class OverrideRuleSet:
+    """All metadata rules, in order."""
+
+    def __init__(self, rules: Sequence[OverrideRule]) -> None:
+        self._rules = tuple(rules)
+        self._index = Index([rule.condition for rule in self._rules])
+
+    def tags(self, caller: Caller) -> dict[str, str]:
+        """The tags set for a caller; of two rules that set one tag, the later wins."""
+        tags: dict[str, str] = {}
+        if self._rules:
+            attributes: Attributes = attributes_of_caller(caller)
+            for index in self._index.matching(attributes):
+                tags.update(self._rules[index].tags)
+        return tags

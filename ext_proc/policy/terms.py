@@ -1,0 +1,168 @@
+"""What a policy says, as the values that the other rooms use: choices, matched rules, accounts, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ext_proc.identity.caller import Caller
+from ext_proc.ledger.interface import AccountSpec
+
+
+class OnInsufficient(StrEnum):
+    """What a rule does when the rest cannot carry the full output bound."""
+
+    REFUSE = "refuse"
+    CLAMP = "clamp"
+
+
+class OnStoreFailure(StrEnum):
+    """What a rule does when Redis does not answer."""
+
+    REFUSE = "refuse"
+    ALLOW = "allow"
+    LOCAL = "local"
+
+
+class OnExhausted(StrEnum):
+    """What a rule does past its cap."""
+
+    REFUSE = "refuse"
+    DOWNGRADE = "downgrade"  # free and self-hosted targets only
+    LATCH = "latch"  # stays shut across resets until resumed by hand
+
+
+class OnMissingKey(StrEnum):
+    """What a rule does with a request that lacks what it applies per."""
+
+    BUCKET = "bucket"  # counts in the bucket `(none)`
+    SKIP = "skip"  # the rule does not match
+    REFUSE = "refuse"
+
+
+class ConstrainAction(StrEnum):
+    """What a constrained account does to premium models."""
+
+    DOWNGRADE = "downgrade"
+    NONE = "none"
+    REFUSE_PREMIUM = "refuse_premium"
+    THROTTLE = "throttle"
+
+
+class Unpriced(StrEnum):
+    """What happens to a model without a known price."""
+
+    REFUSE = "refuse"
+    CEILING = "ceiling"
+    FREE = "free"
+
+
+class ErrorFormat(StrEnum):
+    """The shape of `error` in a refusal: the caller's dialect, or a plain string."""
+
+    DIALECT = "dialect"
+    FLAT = "flat"
+
+
+@dataclass(frozen=True, slots=True)
+class MatchFacts:
+    """What rules are matched on. `target` is the `account/model` that is to serve."""
+
+    caller: Caller
+    requested_model: str
+    target: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Constrained:
+    """What a rule does once `at_percent` of its cap is spent. `throttle` is the rate account of a throttled caller."""
+
+    at_percent: int
+    action: ConstrainAction
+    throttle: AccountSpec | None = None
+
+    def spent_below(self, cap: int) -> int:
+        """The first spent amount that is constrained: at least `at_percent` of the cap."""
+        return -(-cap * self.at_percent // 100)
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedRule:
+    """One rule that matches, as a ledger account, and what it does when it decides."""
+
+    account: AccountSpec
+    deciding: bool  # False: the rule only tracks (audit mode, or not the first match of its document)
+    audit: bool
+    on_insufficient: OnInsufficient = OnInsufficient.REFUSE
+    min_output_tokens: int = 1
+    strict: bool = False  # `admission: strict`: bounds that cannot be exceeded
+    on_store_failure: OnStoreFailure = OnStoreFailure.REFUSE
+    mitigation: str | None = None  # a text of the rule's own
+    dashboard: str | None = None  # a link of the rule's own
+    on_exhausted: OnExhausted = OnExhausted.REFUSE
+    constrained: Constrained | None = None  # None: nothing happens before the cap
+
+
+@dataclass(frozen=True, slots=True)
+class TagFinding:
+    """Tags that a request lacks, or that have a value the glossary does not allow (`invalid`: tag → why).
+
+    `enforced` False: counted and warned about only.
+    """
+
+    rule_id: str
+    missing: tuple[str, ...]
+    enforced: bool
+    invalid: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DatedCost:
+    """A private price from a day on: dollars as `Decimal`s, in the shape of the provider document."""
+
+    from_us: int  # 0: from the beginning
+    cost: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderModel:
+    """One model of a provider account; `costs` are its private prices in rising order of day, none for the public one.
+
+    `cost` is the newest of them.
+    """
+
+    name: str
+    cost: Mapping[str, object] | None = None
+    costs: tuple[DatedCost, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderAccount:
+    """Where requests for `account/…` go, and with which credential."""
+
+    name: str
+    provider: str  # openai, anthropic, gemini, openai-compatible, …
+    endpoint: str  # scheme://host[:port][/base path]
+    credential_env: str | None = None
+    credential_file: str | None = None
+    models: tuple[ProviderModel, ...] = ()
+    region: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`gateway-settings`, with its defaults."""
+
+    error_format: ErrorFormat = ErrorFormat.DIALECT
+    metadata_header: str = "x-tfy-metadata"
+    quota_request_link: str = "/governance/quota"
+    dashboard_link: str | None = None
+    unpriced: Unpriced | None = None  # None: CEILING for models their account declares, other names are unknown
+    default_output_tokens: int = 1024
+    metric_labels: tuple[str, ...] = ()
+    user_label: bool = True
+    top_consumer_by: tuple[str, ...] = ("pipeline", "agent_step", "repo", "user")
+    series_tags: tuple[str, ...] = ("cost_center", "repo", "pipeline", "agent_step", "tenant")
+    unmetered_paths: tuple[str, ...] = ()

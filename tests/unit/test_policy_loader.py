@@ -1,0 +1,390 @@
+"""Loading: documents as people have them load and mean what they say; the set that ships loads without a warning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from ext_proc.identity.caller import Caller
+from ext_proc.ledger.interface import Measure, Period, Window, WindowKind
+from ext_proc.policy.errors import PolicySetError
+from ext_proc.policy.lint import lint
+from ext_proc.policy.loader import load, load_files
+from ext_proc.policy.snapshot import MatchedRule, MatchFacts, Snapshot
+from ext_proc.policy.yaml_source import SourceFile
+
+SHIPPED = Path(__file__).parents[2] / "policies"
+DOLLAR = 1_000_000_000
+
+
+def snapshot(*texts: str) -> Snapshot:
+    """The snapshot of documents given as text."""
+    return load_files([SourceFile(f"{index}.yaml", text.encode()) for index, text in enumerate(texts)])
+
+
+def facts(
+    tags: Mapping[str, str] | None = None,
+    target: str = "openai-main/gpt-4o",
+    requested: str = "gpt-4o",
+    *,
+    user: str | None = None,
+    team: str | None = None,
+    virtual_account: str | None = None,
+    tenant: str | None = None,
+    plan: str | None = None,
+) -> MatchFacts:
+    """A request."""
+    caller = Caller(user=user, team=team, virtual_account=virtual_account, tenant=tenant, plan=plan, tags=tags or {})
+    return MatchFacts(caller, requested, target)
+
+
+def by_id(matched: tuple[MatchedRule, ...]) -> dict[str, bool]:
+    """Expanded rule id → whether it decides."""
+    return {rule.account.expanded_id: rule.deciding for rule in matched}
+
+
+V1 = """
+name: budget-controls
+type: gateway-budget-config
+rules:
+  - id: "ml-team"
+    when:
+      subjects: ["team:ml", "virtual-account:batch"]
+      models: ["openai-main/gpt-4o"]
+    limit_to: 5000
+    unit: cost_per_month
+    budget_applies_per: ["team"]
+    alerts:
+      thresholds: [75, 87.5, 100]
+      notification_target:
+        - type: email
+          notification_channel: "budget-alerts"
+          to_emails: ["lead@example.com"]
+        - type: slack-bot
+          notification_channel: truefoundry:slack:test-bot:notification-channel:tfy-slack-bot
+          channels: ["#notification-test"]
+  - id: "project-{metadata.project_id}-daily"
+    when:
+      metadata:
+        environment: "production"
+    limit_to: 0.000001
+    unit: cost_per_day
+    audit_mode: false
+  - id: "user-daily-budget"
+    when: {}
+    limit_to: 100
+    unit: tokens_per_day
+    budget_applies_per: ["user", "virtualaccount"]
+    audit_mode: true
+"""
+
+
+def test_the_set_that_ships_loads_without_a_warning() -> None:
+    """What a newcomer reads first is right, and `check` finds nothing to say about it."""
+    assert lint(load(SHIPPED)) == []
+
+
+def test_a_v1_budget_document_loads_unchanged_and_means_the_same() -> None:
+    """Units, caps, buckets, thresholds and both spellings of a virtual account are read as the schema has them."""
+    loaded = snapshot(V1)
+
+    (team,) = (rule for rule in loaded.match(facts(team="ml")) if rule.account.rule_id == "ml-team")
+
+    assert team.account.cap == 5000 * DOLLAR
+    assert team.account.measure is Measure.COST
+    assert team.account.window == Window(WindowKind.CALENDAR, Period.MONTH, "UTC")
+    assert team.account.bucket == (("team", "ml"),)
+    assert team.account.alert_thresholds == (75, 88, 100)
+    assert "ml-team" in by_id(loaded.match(facts(virtual_account="batch")))
+    assert "ml-team" not in by_id(loaded.match(facts(team="ml", target="openai-main/gpt-4o-mini")))
+
+
+def test_the_first_matching_rule_decides_while_all_track() -> None:
+    """Of the rules of one document only the first that matches decides; the rest keep count."""
+    matched = snapshot(V1).match(facts({"environment": "production", "project_id": "p1"}, team="ml", user="ann"))
+
+    assert by_id(matched) == {"ml-team": True, "project-p1-daily": False, "user-daily-budget": False}
+
+
+def test_an_audit_rule_that_matches_first_decides_nothing_for_the_document() -> None:
+    """The decision of a first matching audit rule is always allow: the enforced rule below it only tracks."""
+    document = """
+name: b
+type: gateway-budget-config
+rules:
+  - {id: watch, when: {}, limit_to: 1, unit: cost_per_day, audit_mode: true}
+  - {id: wall, when: {}, limit_to: 1, unit: cost_per_day}
+"""
+
+    watch, wall = snapshot(document).match(facts())
+
+    assert (watch.audit, watch.deciding) == (True, False)
+    assert (wall.audit, wall.deciding) == (False, False)
+
+
+def test_with_evaluation_all_every_matching_rule_decides() -> None:
+    """`evaluation: all` makes a hierarchy of one document; audit rules still never decide."""
+    document = """
+name: b
+type: gateway-budget-config
+evaluation: all
+rules:
+  - {id: watch, when: {}, limit_to: 1, unit: cost_per_day, audit_mode: true}
+  - {id: a, when: {}, limit_to: 1, unit: cost_per_day}
+  - {id: b, when: {}, limit_to: 1, unit: cost_per_week}
+"""
+
+    assert by_id(snapshot(document).match(facts())) == {"watch": False, "a": True, "b": True}
+
+
+def test_every_document_has_a_deciding_rule_of_its_own() -> None:
+    """A hierarchy is one document per level: the first match of each decides."""
+    template = (
+        "name: {0}\ntype: gateway-budget-config\nrules: [{{id: {0}, when: {{}}, limit_to: 1, unit: cost_per_day}}]"
+    )
+
+    matched = snapshot(template.format("organisation"), template.format("cost-center")).match(facts())
+
+    assert by_id(matched) == {"organisation": True, "cost-center": True}
+
+
+def test_a_templated_id_makes_a_bucket_per_value_without_applies_per() -> None:
+    """The older way to write buckets keeps one account per value, and fills the id in for people."""
+    loaded = snapshot(V1)
+
+    first, second, missing = (
+        next(r for r in loaded.match(facts(tags)) if r.account.rule_id.startswith("project-")).account
+        for tags in (
+            {"environment": "production", "project_id": "p1"},
+            {"environment": "production", "project_id": "p2"},
+            {"environment": "production"},
+        )
+    )
+
+    assert [a.expanded_id for a in (first, second, missing)] == [
+        "project-p1-daily",
+        "project-p2-daily",
+        "project-(none)-daily",
+    ]
+    assert [a.bucket for a in (first, second, missing)] == [
+        (("metadata.project_id", "p1"),),
+        (("metadata.project_id", "p2"),),
+        (("metadata.project_id", None),),
+    ]
+    assert {a.rule_id for a in (first, second, missing)} == {"project-{metadata.project_id}-daily"}
+
+
+def test_a_tag_value_that_says_none_is_not_the_missing_value() -> None:
+    """The bucket of a missing key is a value of its own: nobody can name it."""
+    document = """
+name: b
+type: gateway-budget-config
+rules: [{id: r, when: {}, limit_to: 1, unit: cost_per_day, budget_applies_per: [metadata.repo]}]
+"""
+    loaded = snapshot(document)
+
+    (named,), (missing,) = loaded.match(facts({"repo": "(none)"})), loaded.match(facts({}))
+
+    assert named.account.bucket == (("metadata.repo", "(none)"),)
+    assert missing.account.bucket == (("metadata.repo", None),)
+
+
+@pytest.mark.parametrize(
+    ("unit", "extra", "expected"),
+    [
+        ("cost_per_day", "", ["r"]),
+        ("cost_per_lifetime", "", []),
+        ("cost_per_lifetime", ", on_missing_key: bucket", ["r"]),
+        ("cost_per_day", ", on_missing_key: skip", []),
+    ],
+)
+def test_a_missing_key_is_a_bucket_or_skips_the_rule(unit: str, extra: str, expected: list[str]) -> None:
+    """By default a missing tag is the bucket `(none)`, but skips lifetime budgets per tag."""
+    document = f"""
+name: b
+type: gateway-budget-config
+rules: [{{id: r, when: {{}}, limit_to: 1, unit: {unit}, budget_applies_per: [metadata.workflow_id]{extra}}}]
+"""
+    loaded = snapshot(document)
+
+    assert list(by_id(loaded.match(facts({})))) == expected
+    assert list(by_id(loaded.match(facts({"workflow_id": "w"})))) == ["r"]
+
+
+def test_a_missing_key_can_be_refused() -> None:
+    """`on_missing_key: refuse` reports the lacking key as an enforced finding, for matching requests alone."""
+    document = """
+name: b
+type: gateway-budget-config
+rules:
+  - {id: r, when: {metadata: {cost_center: ci}}, limit_to: 1, unit: cost_per_day, budget_applies_per: [metadata.repo],
+     on_missing_key: refuse}
+"""
+    loaded = snapshot(document)
+
+    (finding,) = loaded.missing_tags(facts({"cost_center": "ci"}))
+
+    assert (finding.rule_id, finding.missing, finding.enforced) == ("r", ("repo",), True)
+    assert loaded.missing_tags(facts({"cost_center": "ci", "repo": "x"})) == ()
+    assert loaded.missing_tags(facts({"cost_center": "search"})) == ()
+
+
+def test_required_tags_are_found_missing_per_rule() -> None:
+    """A tagging rule reports what is missing or empty, and whether that is enforced."""
+    document = """
+name: t
+type: gateway-tagging-config
+rules:
+  - {id: everyone, when: {}, required: [cost_center, repo], mode: enforce}
+  - {id: production, when: {environments: [production]}, required: [pipeline], mode: audit}
+"""
+    loaded = snapshot(document)
+
+    found = loaded.missing_tags(facts({"cost_center": "", "repo": "r", "environment": "production"}))
+
+    assert [(f.rule_id, f.missing, f.enforced) for f in found] == [
+        ("everyone", ("cost_center",), True),
+        ("production", ("pipeline",), False),
+    ]
+
+
+def test_a_cap_can_depend_on_the_plan_of_the_tenant() -> None:
+    """`limit_to: {by: tenant.plan}` takes the cap of the caller's plan, and the default for every other."""
+    document = """
+name: b
+type: gateway-budget-config
+rules:
+  - id: r
+    when: {}
+    limit_to: {by: tenant.plan, values: {free: 5, pro: 100}, default: 7}
+    unit: cost_per_day
+    budget_applies_per: [tenant]
+"""
+    loaded = snapshot(document)
+
+    caps = [loaded.match(facts(tenant="acme", plan=plan))[0].account.cap for plan in ("free", "pro", "gold")]
+
+    assert [*caps, loaded.match(facts())[0].account.cap] == [5 * DOLLAR, 100 * DOLLAR, 7 * DOLLAR, 7 * DOLLAR]
+
+
+def test_a_concrete_model_matches_what_serves_and_a_virtual_one_what_was_requested() -> None:
+    """A request that was swapped to a cheaper model burns the quota of the model that serves."""
+    loaded = snapshot(
+        """
+name: routing
+type: gateway-load-balancing-config
+rules:
+  - id: chat
+    type: priority-based-routing
+    when: {models: [chat]}
+    load_balance_targets: [{target: openai-main/gpt-4o}, {target: openai-main/gpt-4o-mini, priority: 1}]
+""",
+        """
+name: b
+type: gateway-budget-config
+evaluation: all
+rules:
+  - {id: virtual, when: {models: [chat]}, limit_to: 1, unit: cost_per_day}
+  - {id: large, when: {models: [openai-main/gpt-4o]}, limit_to: 1, unit: cost_per_day}
+  - {id: small, when: {models: [openai-main/gpt-4o-mini]}, limit_to: 1, unit: cost_per_day}
+""",
+    )
+
+    assert list(by_id(loaded.match(facts(requested="chat", target="openai-main/gpt-4o-mini")))) == ["virtual", "small"]
+    requested_large = facts(requested="openai-main/gpt-4o", target="openai-main/gpt-4o-mini")
+    assert list(by_id(loaded.match(requested_large))) == ["small"]
+
+
+def test_all_matching_rate_rules_decide_unless_they_audit() -> None:
+    """Rate rules are checked independently of each other: any of them may refuse."""
+    document = """
+name: rates
+type: gateway-rate-limiting-config
+rules:
+  - {id: a, when: {}, limit_to: 10, unit: requests_per_minute, rate_limit_applies_per: [user, metadata.repo]}
+  - {id: b, when: {}, limit_to: 1000, unit: tokens_per_day, audit_mode: true}
+  - {id: c, when: {}, limit_to: 4, unit: concurrent_requests}
+"""
+
+    a, b, c = snapshot(document).match(facts({"repo": "x"}, user="ann"))
+
+    assert (a.account.window, a.account.measure) == (Window(WindowKind.SLIDING, Period.MINUTE), Measure.REQUESTS)
+    assert a.account.bucket == (("user", "ann"), ("metadata.repo", "x"))
+    assert (c.account.window, c.account.measure) == (Window(WindowKind.OPEN), Measure.CONCURRENT)
+    assert [rule.deciding for rule in (a, b, c)] == [True, False, True]
+
+
+def test_several_documents_in_one_file_and_anchors_load() -> None:
+    """One file may hold many documents, and repeat itself with anchors and merge keys."""
+    text = """
+name: a
+type: gateway-budget-config
+rules:
+  - &base {id: one, when: &search {metadata: {cost_center: search}}, limit_to: 1, unit: cost_per_day}
+  - {<<: *base, id: two, limit_to: 2}
+---
+---
+name: b
+type: gateway-settings
+"""
+
+    matched = snapshot(text).match(facts({"cost_center": "search"}))
+
+    assert [(rule.account.rule_id, rule.account.cap) for rule in matched] == [("one", DOLLAR), ("two", 2 * DOLLAR)]
+
+
+def test_a_provider_document_replaces_the_default_accounts() -> None:
+    """Without one the three public accounts exist; with one only those it names, with their credentials and prices."""
+    assert set(snapshot("name: s\ntype: gateway-settings").accounts) == {"openai-main", "anthropic-main", "gemini-main"}
+
+    loaded = snapshot(
+        """
+name: mine
+type: gateway-provider-config
+provider: openai-compatible
+endpoint: http://llm.internal:8000/
+credential: {file: /run/secrets/key}
+models:
+  - {name: llama, cost: {per_1000_tokens: {input: 0.1, output: 0.2}}}
+  - {name: other, cost: public_cost}
+"""
+    )
+
+    (account,) = loaded.accounts.values()
+    assert (account.name, account.endpoint) == ("mine", "http://llm.internal:8000")
+    assert account.credential_file == "/run/secrets/key"
+    assert {model.name: model.cost is None for model in account.models} == {"llama": False, "other": True}
+
+
+def test_hidden_names_and_other_files_are_skipped(tmp_path: Path) -> None:
+    """A mounted ConfigMap's own names, editors' leftovers and other files are not policy."""
+    (tmp_path / "a.yaml").write_text("name: s\ntype: gateway-settings\n")
+    (tmp_path / ".hidden.yaml").write_text("broken: [")
+    (tmp_path / "notes.txt").write_text("broken: [")
+    (tmp_path / "sub.yaml").mkdir()
+
+    assert load(tmp_path).settings.metadata_header == "x-tfy-metadata"
+
+
+def test_the_version_follows_the_content(tmp_path: Path) -> None:
+    """The version is the same for the same files, and another for any change."""
+    text = "name: s\ntype: gateway-settings\n"
+    (tmp_path / "a.yaml").write_text(text)
+    first = load(tmp_path).version
+    again = load(tmp_path).version
+    (tmp_path / "a.yaml").write_text(text + "# changed\n")
+
+    assert first == again != load(tmp_path).version
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_a_directory_without_policies_is_refused(tmp_path: Path, *, make: bool) -> None:
+    """An empty or absent directory is an error with a cure, never an empty policy."""
+    directory = tmp_path / "set"
+    if make:
+        directory.mkdir()
+
+    with pytest.raises(PolicySetError, match="holds no policy files" if make else "cannot be read"):
+        load(directory)
