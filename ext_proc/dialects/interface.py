@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from ext_proc.dialects.usage_paths import UsageTable
 from ext_proc.pricing.usage import Usage
 from ext_proc.refusal import Refusal
 
@@ -33,11 +34,15 @@ class RequestFacts:
     external_inputs: int
     wants_usage: bool  # whether the client itself asked for usage in the stream
     document: Mapping[str, object]  # the body, parsed once; what `rewrite` re-serialises
+    service_tier: str | None = None  # as asked for; the response says which one served
 
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """Changes to a request before it is forwarded. None leaves a thing as the client wrote it."""
+    """Changes to a request before it is forwarded. None leaves a thing as the client wrote it.
+
+    `output_limit` is per choice, as in `RequestFacts`.
+    """
 
     model: str | None = None
     output_limit: int | None = None
@@ -92,8 +97,16 @@ class Dialect(Protocol):
         """The provider account that serves a model named without one: `openai-main`, `anthropic-main`."""
         ...
 
-    def read_request(self, body: bytes) -> RequestFacts:
-        """Parse a request body. Raises `DialectError` naming the field and the cure."""
+    @property
+    def usage_table(self) -> UsageTable:
+        """Which JSON path of a response feeds which count: Envoy's native filters are generated from it."""
+        ...
+
+    def read_request(self, body: bytes, *, path: str = "") -> RequestFacts:
+        """Parse a request body. Raises `DialectError` naming the field and the cure.
+
+        `path` is the endpoint's upstream path: some APIs name the model there.
+        """
         ...
 
     def rewrite(self, facts: RequestFacts, rewrite: Rewrite) -> bytes | None:
@@ -102,6 +115,10 @@ class Dialect(Protocol):
 
     def meter(self, *, content_type: str, content_encoding: str, hide_usage: bool) -> Meter:
         """A meter for one response. `hide_usage`: keep from the client the usage chunk that only we asked for."""
+        ...
+
+    def usage_from_counts(self, counts: Mapping[str, int]) -> Usage:
+        """The normal form of the counts `usage_table` names, whoever read them."""
         ...
 
     def error_body(self, refusal: Refusal) -> dict[str, object]:

@@ -1,0 +1,159 @@
+"""Anthropic messages.
+
+Reported counts are exclusive: `input_tokens` holds neither cache reads nor cache writes. In a stream all counts are
+cumulative: `message_delta` overwrites what `message_start` said, null or absent leaves it. The `output_tokens` of
+`message_start` is a placeholder (often 1) and is not read at all. The split of cache writes by lifetime comes only with
+`message_start`. Source: the `anthropic` SDK's types `Usage`, `MessageDeltaUsage` and `CacheCreation`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from ext_proc.dialects import error_body, jsonbody
+from ext_proc.dialects.content import PromptSize
+from ext_proc.dialects.errors import DialectError
+from ext_proc.dialects.interface import Meter, RequestFacts, Rewrite
+from ext_proc.dialects.meter import ResponseShape, key_pattern, make_meter, text_pattern
+from ext_proc.dialects.usage_paths import UsageTable, paths
+from ext_proc.pricing.usage import Usage
+from ext_proc.refusal import Refusal
+
+_INPUT = {
+    "input": "input_tokens",
+    "cache_read": "cache_read_input_tokens",
+    "cache_write": "cache_creation_input_tokens",
+    "cache_write_5m": "cache_creation.ephemeral_5m_input_tokens",
+    "cache_write_1h": "cache_creation.ephemeral_1h_input_tokens",
+    "searches": "server_tool_use.web_search_requests",
+}
+
+USAGE_TABLE = UsageTable(
+    root="usage",
+    counts=(
+        *paths(_INPUT, below="message.usage"),  # message_start; its output count is a placeholder
+        *paths({**_INPUT, "output": "output_tokens"}, below="usage"),  # message_delta, and the plain body
+    ),
+    served_model=(("message", "model"), ("model",)),
+    service_tier=(("message", "usage", "service_tier"), ("usage", "service_tier")),
+)
+
+_OVERHEAD_PER_REQUEST = 16
+_OVERHEAD_PER_MESSAGE = 8
+_OVERHEAD_OF_TOOLS = 530  # the largest published system prompt for tool use (Claude 3 Opus; later models need 313–346)
+_OVERHEAD_PER_TOOL = 16
+_OVERHEAD_PER_CLIENT_TOOL = 735  # the largest published size of a tool Anthropic defines: computer use
+_CLIENT_TOOLS = ("bash_", "computer_", "memory_", "text_editor_")
+
+
+class AnthropicMessages:
+    """`POST /v1/messages`."""
+
+    name = "anthropic-messages"
+    operation = "chat"
+    default_account = "anthropic-main"
+    usage_table = USAGE_TABLE
+
+    def read_request(self, body: bytes, *, path: str = "") -> RequestFacts:  # noqa: ARG002  # the model is in the body
+        """Parse a request body. Raises `DialectError` naming the field and the cure."""
+        document = jsonbody.parse(body)
+        limit = jsonbody.optional_count(document, "max_tokens", least=0)
+        if limit is None:
+            raise DialectError("max_tokens", "is missing; Anthropic requires it: set the most tokens you want back")
+        return facts_of(document, model=jsonbody.required_text(document, "model", "claude-sonnet-4-5"), limit=limit)
+
+    def rewrite(self, facts: RequestFacts, rewrite: Rewrite) -> bytes | None:
+        """The body with the changes applied, everything else preserved; None when nothing changes."""
+        changes: dict[str, object] = {}
+        if rewrite.model is not None and rewrite.model != facts.model:
+            changes["model"] = rewrite.model
+        if rewrite.output_limit is not None and rewrite.output_limit != facts.output_limit:
+            changes["max_tokens"] = rewrite.output_limit
+        return jsonbody.dump({**facts.document, **changes}) if changes else None
+
+    def meter(self, *, content_type: str, content_encoding: str, hide_usage: bool) -> Meter:
+        """A meter for one response. There is nothing to hide: usage is part of every stream."""
+        del hide_usage
+        return make_meter(
+            RESPONSE_SHAPE, content_type=content_type, content_encoding=content_encoding, hide_usage=False
+        )
+
+    def usage_from_counts(self, counts: Mapping[str, int]) -> Usage:
+        """The normal form of what the paths of `usage_table` report."""
+        return usage_from_counts(counts)
+
+    def error_body(self, refusal: Refusal) -> dict[str, object]:
+        """The refusal in Anthropic's shape."""
+        return error_body.anthropic(refusal)
+
+
+def facts_of(document: jsonbody.Document, *, model: str, limit: int | None) -> RequestFacts:
+    """The facts of a messages body, wherever it stands (Anthropic, Bedrock, Vertex)."""
+    messages = jsonbody.required_items(document, "messages")
+    size = PromptSize()
+    size.add_content(document.get("system"))
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise DialectError(f"messages[{index}]", f"is {jsonbody.kind(message)}; each message must be an object")
+        size.add_content(message.get("content"))
+    for field in ("tools", "output_format", "output_config"):
+        size.add_schema(document.get(field))
+    tool_overhead, server_tools = _tools(jsonbody.optional_items(document, "tools"))
+    remote = len(jsonbody.optional_items(document, "mcp_servers")) + (document.get("container") is not None)
+    return RequestFacts(
+        model=model,
+        stream=jsonbody.optional_flag(document, "stream"),
+        output_limit=limit,
+        choices=1,
+        prompt_bytes=size.text_bytes,
+        overhead_tokens=_OVERHEAD_PER_REQUEST + _OVERHEAD_PER_MESSAGE * len(messages) + tool_overhead,
+        external_inputs=size.external_inputs + server_tools + remote,
+        wants_usage=True,
+        document=document,
+        service_tier=jsonbody.optional_text(document, "service_tier"),
+    )
+
+
+def usage_from_counts(counts: Mapping[str, int]) -> Usage:
+    """Cache writes are split by lifetime; a total that moved on from the split is divided in its proportion."""
+    short, long = counts.get("cache_write_5m", 0), counts.get("cache_write_1h", 0)
+    split = short + long
+    written = counts.get("cache_write", split)
+    if split and written != split:
+        long = written * long // split
+    return Usage(
+        input_uncached=counts.get("input", 0),
+        cache_read=counts.get("cache_read", 0),
+        cache_write_5m=written - long,
+        cache_write_1h=long,
+        output=counts.get("output", 0),
+        searches=counts.get("searches", 0),
+        requests=1,
+    )
+
+
+RESPONSE_SHAPE = ResponseShape(
+    table=USAGE_TABLE,
+    usage_from_counts=usage_from_counts,
+    output_count="output",
+    text=text_pattern("text", "thinking", "partial_json"),
+    terminal=re.compile(rb'"type"\s*:\s*"message_stop"'),
+    watched=key_pattern("usage"),
+)
+
+
+def _tools(tools: list[object]) -> tuple[int, int]:
+    """(overhead tokens, tools that run at Anthropic and bring input of their own)."""
+    if not tools:
+        return 0, 0
+    overhead, server = _OVERHEAD_OF_TOOLS, 0
+    for tool in tools:
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if not isinstance(kind, str) or kind == "custom":
+            overhead += _OVERHEAD_PER_TOOL
+        elif kind.startswith(_CLIENT_TOOLS):
+            overhead += _OVERHEAD_PER_CLIENT_TOOL
+        else:
+            server += 1
+    return overhead, server

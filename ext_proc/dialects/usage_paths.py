@@ -1,0 +1,68 @@
+"""Which JSON path of a response feeds which count: one table per dialect, read by two parsers.
+
+Our meters follow the tables in Python; the configuration of Envoy's native filters is generated from the same ones
+(`json_to_metadata` and `sse_to_metadata` take exactly such paths). A count is what the provider reports, under a name
+of ours; the dialect's `usage_from_counts` turns the counts into the disjoint normal form, whoever read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+COUNT_MAX = 1 << 40
+"""A count beyond this is a broken provider, not usage: it is treated as absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountPath:
+    """The integer at `path` of a response document (or of one event of a stream) is the count `count`."""
+
+    count: str
+    path: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTable:
+    """What is read from a response. All counts are cumulative: a later value overwrites, nothing is ever added.
+
+    Where several paths feed one count, the one that stands later in the table wins within one document.
+    """
+
+    root: str  # the key of the object that holds the counts: what a fragment is searched for
+    counts: tuple[CountPath, ...]
+    served_model: tuple[tuple[str, ...], ...] = (("model",),)
+    service_tier: tuple[tuple[str, ...], ...] = ()
+
+    def prefixes(self) -> tuple[tuple[str, ...], ...]:
+        """The distinct places where the usage object may stand, the root key included."""
+        found = dict.fromkeys(
+            entry.path[: entry.path.index(self.root) + 1] for entry in self.counts if self.root in entry.path
+        )
+        return tuple(found)
+
+
+def paths(count_paths: Mapping[str, str], *, below: str) -> tuple[CountPath, ...]:
+    """Count paths from dotted text, all below one dotted prefix ("" for none)."""
+    prefix = tuple(below.split(".")) if below else ()
+    return tuple(CountPath(count, (*prefix, *dotted.split("."))) for count, dotted in count_paths.items())
+
+
+def dig(document: object, path: tuple[str, ...]) -> object:
+    """The value at a path, None where there is none."""
+    for key in path:
+        if not isinstance(document, dict):
+            return None
+        document = document.get(key)
+    return document
+
+
+def as_count(value: object) -> int | None:
+    """A reported number as a count. Some servers write 12.0; anything that is not a plausible count is absent."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and 0 <= value <= COUNT_MAX:
+        return value
+    return None

@@ -1,0 +1,189 @@
+"""The public catalogue: the data of the installed genai-prices package (nothing is fetched), turned into our prices.
+
+Where the catalogue leaves a rate out, the tokens belong to the next larger bucket that has one (its own rule: every
+priced unit lands in exactly one bucket). Two rules are ours, where it would otherwise undercharge:
+- a Claude model with a cache-write rate but none for the one-hour lifetime: twice the input rate, Anthropic's published
+  multiple (the catalogue's fallback is the five-minute rate);
+- an entry without any rate is free only where that is known; elsewhere it says that the model is gone or is billed in
+  units we do not meter, and the model counts as unpriced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, time
+from decimal import ROUND_HALF_UP, Decimal
+from functools import cache
+
+import genai_prices
+from genai_prices import data_snapshot, types
+
+from ext_proc.pricing.price import Price, Tier
+from ext_proc.pricing.schedule import Dated, Schedule, start_of_day_us
+from ext_proc.pricing.usage import Rates
+
+PROVIDERS = {
+    "azure-openai": "azure",
+    "bedrock": "aws",
+    "gemini": "google",
+    "vertex": "google",
+    "xai": "x-ai",
+    "moonshot": "moonshotai",
+    "voyage": "voyageai",
+}
+"""Names of ours that the catalogue calls otherwise. All others are looked up as they are."""
+
+_FREE_MODELS = frozenset({
+    ("github-copilot", "gpt-3.5-turbo"), ("github-copilot", "gpt-4.1"), ("github-copilot", "gpt-4o"),
+    ("github-copilot", "gpt-4o-mini"), ("google", "gemma-3"), ("google", "gemma-3n"),
+    ("google", "gemma-4-26b-a4b-it"), ("google", "gemma-4-31b-it"), ("openai", "moderation"),
+})  # fmt: skip
+"""Entries without a rate that are free by their provider's own page; besides these, ids that end in `:free`."""
+
+_PICO_PER_TOKEN = 1_000_000  # of $1 per million tokens
+_PICO_PER_UNIT = 1_000_000_000  # of $1 per thousand units
+
+_ANTHROPIC_WRITE_5M = Decimal("1.25")
+_ANTHROPIC_WRITE_1H = 2
+
+_INPUT = "input_mtok"
+_FALLBACKS: dict[str, tuple[str, ...]] = {
+    "input_uncached": (_INPUT,),
+    "cache_read": ("cache_read_mtok", _INPUT),
+    "cache_read_audio": ("cache_audio_read_mtok", "cache_read_mtok", "input_audio_mtok", _INPUT),
+    "cache_read_image": ("cache_image_read_mtok", "cache_read_mtok", "input_image_mtok", _INPUT),
+    "cache_write_5m": ("cache_write_5m_mtok", "cache_write_mtok", _INPUT),
+    "cache_write_1h": ("cache_write_1h_mtok", "cache_write_mtok", _INPUT),
+    "audio_in": ("input_audio_mtok", _INPUT),
+    "image_in": ("input_image_mtok", _INPUT),
+    "video_in": ("input_video_mtok", _INPUT),
+    "tool_prompt": ("input_tool_mtok", _INPUT),
+    "output": ("output_mtok",),
+    "audio_out": ("output_audio_mtok", "output_mtok"),
+    "image_out": ("output_image_mtok", "output_mtok"),
+    "video_out": ("output_video_mtok", "output_mtok"),
+}
+"""Which catalogue keys give a rate, the first that is there."""
+
+
+def version() -> str:
+    """The name of the catalogue in force, as it stands in every charge priced from it."""
+    return f"genai-prices-{genai_prices.__version__}"
+
+
+def schedule(provider: str, model: str) -> Schedule | None:
+    """The prices of a model by our provider name, None where the catalogue knows none."""
+    found = _find(provider, model)
+    return _schedule(*found) if found else None
+
+
+def context_window(provider: str, model: str) -> int | None:
+    """How many tokens a model reads at most, None where the catalogue does not say."""
+    found = _find(provider, model)
+    return found[1].context_window if found else None
+
+
+def all_schedules(provider: str) -> Iterator[tuple[str, Schedule]]:
+    """Every priced model of a provider that it still offers."""
+    entry = _provider(provider)
+    return _offered(entry) if entry else iter(())
+
+
+def whole() -> Iterator[Schedule]:
+    """Every priced model of every provider."""
+    return (prices for entry in _providers() for _, prices in _offered(entry))
+
+
+def _offered(entry: types.Provider) -> Iterator[tuple[str, Schedule]]:
+    for model in entry.models:
+        if not model.deprecated and (prices := _schedule(entry.id, model)):
+            yield model.id, prices
+
+
+@cache
+def _provider(provider: str) -> types.Provider | None:
+    return data_snapshot.find_provider_by_id(_providers(), PROVIDERS.get(provider, provider))
+
+
+def _providers() -> list[types.Provider]:
+    return data_snapshot.get_snapshot().providers
+
+
+def _find(provider: str, model: str) -> tuple[str, types.ModelInfo] | None:
+    entry = _provider(provider)
+    found = entry.find_model(model, all_providers=_providers()) if entry else None
+    return (entry.id, found) if entry and found else None
+
+
+def _schedule(provider_id: str, model: types.ModelInfo) -> Schedule | None:
+    conditional = model.prices if isinstance(model.prices, list) else [types.ConditionalPrice(prices=model.prices)]
+    free = model.id.endswith(":free") or (provider_id, model.id) in _FREE_MODELS
+    dated = tuple(
+        Dated(price, *_when(entry.constraint)) for entry in conditional if (price := _price(entry.prices, free=free))
+    )
+    return Schedule(dated) if dated else None
+
+
+def _when(
+    constraint: types.StartDateConstraint | types.TimeOfDateConstraint | None,
+) -> tuple[int | None, tuple[int, int] | None]:
+    match constraint:
+        case types.StartDateConstraint():
+            return start_of_day_us(constraint.start_date), None
+        case types.TimeOfDateConstraint():
+            return None, (_utc_second(constraint.start_time), _utc_second(constraint.end_time))
+        case _:
+            return None, None
+
+
+def _utc_second(moment: time) -> int:
+    """Seconds after UTC midnight; a time without a zone is UTC."""
+    if moment.tzinfo is not None:
+        moment = datetime.combine(datetime(1970, 1, 2, tzinfo=UTC), moment).astimezone(UTC).time()
+    return moment.hour * 3600 + moment.minute * 60 + moment.second
+
+
+def _price(prices: types.ModelPrice, *, free: bool) -> Price | None:
+    listed = {key: value for key, value in vars(prices).items() if value is not None}
+    if not listed and not free:
+        return None
+    if listed and not ({_INPUT, "output_mtok", "requests_kcount"} & listed.keys()):
+        return None  # billed by characters, pages or seconds: not by anything a token count prices
+    starts = {0} | {
+        tier.start for value in listed.values() if isinstance(value, types.TieredPrices) for tier in value.tiers
+    }
+    tiers = tuple(
+        Tier(start, _rates({key: _value_at(v, start) for key, v in listed.items()})) for start in sorted(starts)
+    )
+    return Price(tiers=tiers, version=version())
+
+
+def _value_at(value: Decimal | types.TieredPrices, input_tokens_above: int) -> Decimal:
+    if not isinstance(value, types.TieredPrices):
+        return value
+    chosen = value.base
+    for tier in value.tiers:
+        if tier.start <= input_tokens_above:
+            chosen = tier.price
+    return chosen
+
+
+def _rates(listed: dict[str, Decimal]) -> Rates:
+    values = {
+        name: next((listed[key] for key in keys if key in listed), Decimal(0)) for name, keys in _FALLBACKS.items()
+    }
+    plain = values["input_uncached"]
+    if "cache_write_1h_mtok" not in listed and listed.get("cache_write_mtok") == plain * _ANTHROPIC_WRITE_5M:
+        values["cache_write_1h"] = plain * _ANTHROPIC_WRITE_1H
+    reasoning = listed.get("output_reasoning_mtok")
+    return Rates(
+        **{name: _pico(value, _PICO_PER_TOKEN) for name, value in values.items()},
+        reasoning=None if reasoning is None else _pico(reasoning, _PICO_PER_TOKEN),
+        searches=_pico(listed.get("web_searches_kcount", Decimal(0)), _PICO_PER_UNIT),
+        requests=_pico(listed.get("requests_kcount", Decimal(0)), _PICO_PER_UNIT),
+    )
+
+
+def _pico(dollars: Decimal, scale: int) -> int:
+    """Integer pico-dollars. The few catalogue values finer than that are averages it computed itself: rounded."""
+    return int((dollars * scale).quantize(Decimal(1), rounding=ROUND_HALF_UP))

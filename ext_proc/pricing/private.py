@@ -1,0 +1,186 @@
+"""Private prices: what a policy author writes under `cost`, read exactly and refused where it is unclear.
+
+```yaml
+cost:
+  per_1000_tokens: {input: 0.003, output: 0.015, cache_read: 0.0003, cache_write: 0.00375,
+                    input_tiers: [{from: 200000, cost_per_token: 0.000006}]}
+  per_request: 0.002
+```
+
+Numbers are dollars. A tier's `from` is a number of input tokens; its rate holds for the whole request once the input
+passes it. Prices change by adding entries, never by editing: `prices: [{from: 2026-01-01, per_1000_tokens: …}, …]`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal, InvalidOperation
+
+from ext_proc.pricing.errors import PricingError
+from ext_proc.pricing.price import Price, Tier
+from ext_proc.pricing.schedule import Dated, Schedule, start_of_day_us
+from ext_proc.pricing.usage import Rates
+
+_PICO_PER_DOLLAR = 10**12
+_TOKENS = 1000
+
+_TOKEN_KEYS: dict[str, tuple[str, ...]] = {
+    "input": ("input_uncached", "tool_prompt"),
+    "output": ("output",),
+    "cache_read": ("cache_read", "cache_read_audio", "cache_read_image"),
+    "cache_write": ("cache_write_5m", "cache_write_1h"),
+    "cache_write_1h": ("cache_write_1h",),
+    "audio_input": ("audio_in",),
+    "audio_output": ("audio_out",),
+    "image_input": ("image_in",),
+    "image_output": ("image_out",),
+    "video_input": ("video_in",),
+    "reasoning": ("reasoning",),
+}
+"""Which rates a key sets. The order matters: a later, narrower key overrides an earlier one."""
+
+_INPUT_RATES = (
+    "input_uncached", "tool_prompt", "cache_read", "cache_read_audio", "cache_read_image", "cache_write_5m",
+    "cache_write_1h", "audio_in", "image_in", "video_in",
+)  # fmt: skip
+_OUTPUT_RATES = ("output", "audio_out", "image_out", "video_out")
+
+_TIER_KEYS = {"input_tiers": "input", "output_tiers": "output", "cache_read_tiers": "cache_read"}
+_UNIT_KEYS = {"per_request": "requests", "per_search": "searches"}
+_TOP_KEYS = frozenset({"per_1000_tokens", "per_1000_embedding_tokens", "from", "prices", "tier_mode", *_UNIT_KEYS})
+
+
+def private_price(cost: Mapping[str, object]) -> Schedule:
+    """The prices a `cost` mapping sets. Raises `PricingError` naming the field and the cure."""
+    entries = cost.get("prices")
+    if entries is None:
+        return Schedule((_dated(cost, ""),))
+    if set(cost) != {"prices"}:
+        other = min(set(cost) - {"prices"})
+        raise PricingError(str(other), "stands beside `prices`; move it into the entries of `prices`")
+    if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
+        raise PricingError("prices", "must be a list of entries, each with its own `from` date")
+    dated = [_dated(_mapping(entry, f"prices[{index}]"), f"prices[{index}].") for index, entry in enumerate(entries)]
+    for index, entry in enumerate(dated[1:], start=1):
+        if entry.from_us is None:
+            raise PricingError(f"prices[{index}].from", "is missing; only the first entry may hold since ever")
+    return Schedule(tuple(sorted(dated, key=lambda entry: -1 if entry.from_us is None else entry.from_us)))
+
+
+def _dated(cost: Mapping[str, object], within: str) -> Dated:
+    for key in cost:
+        if key not in _TOP_KEYS or (within and key == "prices"):
+            known = ", ".join(sorted(_TOP_KEYS - ({"prices"} if within else set())))
+            raise PricingError(f"{within}{key}", f"is not a kind of price; known are {known}")
+    mode = cost.get("tier_mode", "whole_request")
+    if mode != "whole_request":
+        raise PricingError(f"{within}tier_mode", f"is {mode!r}; only whole_request is supported")
+    units = {rate: _pico(cost[key], f"{within}{key}", 1) for key, rate in _UNIT_KEYS.items() if key in cost}
+    tokens, field = _token_prices(cost, within)
+    if not tokens and not units:
+        raise PricingError(f"{within}per_1000_tokens", "is missing; give at least one price, 0 for a free model")
+    price = Price(tiers=_tiers(tokens, units, field), version=f"private-{_digest(cost)}")
+    return Dated(price, from_us=_from_us(cost.get("from"), f"{within}from"))
+
+
+def _token_prices(cost: Mapping[str, object], within: str) -> tuple[Mapping[str, object], str]:
+    """The token prices and the field they stand in."""
+    if "per_1000_embedding_tokens" in cost:
+        if "per_1000_tokens" in cost:
+            raise PricingError(f"{within}per_1000_embedding_tokens", "stands beside per_1000_tokens; keep one of them")
+        field = f"{within}per_1000_embedding_tokens"
+        return {"input": cost["per_1000_embedding_tokens"]}, field
+    field = f"{within}per_1000_tokens"
+    return _mapping(cost["per_1000_tokens"], field) if "per_1000_tokens" in cost else {}, field
+
+
+def _tiers(tokens: Mapping[str, object], units: Mapping[str, int], field: str) -> tuple[Tier, ...]:
+    base: dict[str, int] = {}
+    stepped: dict[int, dict[str, int]] = {}
+    for key, value in tokens.items():
+        if key in _TOKEN_KEYS:
+            base[key] = _pico(value, f"{field}.{key}", _TOKENS)
+        elif key in _TIER_KEYS:
+            for start, rate in _tier_entries(value, f"{field}.{key}"):
+                stepped.setdefault(start, {})[_TIER_KEYS[key]] = rate
+        else:
+            known = ", ".join([*_TOKEN_KEYS, *_TIER_KEYS])
+            raise PricingError(f"{field}.{key}", f"is not a kind of token; known are {known}")
+    for prices in stepped.values():
+        for key in prices:
+            if key not in base:
+                raise PricingError(f"{field}.{key}", f"is missing; {key}_tiers only raises or lowers it")
+    tiers = [Tier(0, _rates(base, units))]
+    for start in sorted(stepped):
+        base = {**base, **stepped[start]}
+        tiers.append(Tier(start, _rates(base, units)))
+    return tuple(tiers)
+
+
+def _tier_entries(value: object, field: str) -> list[tuple[int, int]]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise PricingError(field, "must be a list such as [{from: 200000, cost_per_token: 0.000006}]")
+    found: list[tuple[int, int]] = []
+    for index, raw in enumerate(value):
+        where = f"{field}[{index}]"
+        entry = _mapping(raw, where)
+        if set(entry) != {"from", "cost_per_token"}:
+            raise PricingError(where, "must have exactly the keys `from` (input tokens) and `cost_per_token` (dollars)")
+        start = entry["from"]
+        if not isinstance(start, int) or isinstance(start, bool) or start <= (found[-1][0] if found else 0):
+            raise PricingError(f"{where}.from", f"is {start!r}; it must be a rising number of input tokens above 0")
+        found.append((start, _pico(entry["cost_per_token"], f"{where}.cost_per_token", 1)))
+    return found
+
+
+def _rates(base: Mapping[str, int], units: Mapping[str, int]) -> Rates:
+    """Rates with what was left out filled from the next larger kind: input for all input, output for all output."""
+    plain_in, plain_out = base.get("input", 0), base.get("output", 0)
+    rates: dict[str, int | None] = dict.fromkeys(_INPUT_RATES, plain_in)
+    rates.update(dict.fromkeys(_OUTPUT_RATES, plain_out))
+    for key, names in _TOKEN_KEYS.items():
+        if key in base:
+            rates.update(dict.fromkeys(names, base[key]))
+    return Rates(**{**rates, **units})  # type: ignore[arg-type]  # only `reasoning` may be None, and is never set to it
+
+
+def _pico(value: object, field: str, per: int) -> int:
+    """Dollars per `per` units as integer pico-dollars per unit."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
+        raise PricingError(field, f"is {value!r}; it must be a number of dollars")
+    try:
+        dollars = Decimal(str(value))  # a float's shortest form is what the author wrote
+    except InvalidOperation:
+        raise PricingError(field, f"is {value!r}; it must be a number of dollars") from None
+    if not dollars.is_finite() or dollars < 0:
+        raise PricingError(field, f"is {value!r}; it must be zero or more dollars")
+    pico = dollars * _PICO_PER_DOLLAR / per
+    if pico != pico.to_integral_value():
+        raise PricingError(field, f"is {value!r}, finer than a trillionth of a dollar per unit; round it")
+    return int(pico)
+
+
+def _from_us(value: object, field: str) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = date.fromisoformat(value)
+        except ValueError:
+            raise PricingError(field, f"is {value!r}; write a date such as 2026-01-31 (UTC)") from None
+    if isinstance(value, datetime) or not isinstance(value, date):
+        raise PricingError(field, f"is {value!r}; write a date such as 2026-01-31 (UTC)")
+    return start_of_day_us(value)
+
+
+def _mapping(value: object, field: str) -> Mapping[str, object]:
+    if isinstance(value, Mapping):
+        return value
+    raise PricingError(field, f"is {value!r}; it must be a mapping")
+
+
+def _digest(cost: Mapping[str, object]) -> str:
+    """A short name of this price: the same text gives the same name in every process."""
+    return hashlib.sha256(repr(sorted(cost.items(), key=lambda item: item[0])).encode()).hexdigest()[:12]
