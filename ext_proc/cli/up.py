@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 from ext_proc.cli.command import COMMANDS, Subparsers
 from ext_proc.cli.errors import CommandError, UsageError
 from ext_proc.server.settings import Metering
 from ext_proc.supervisor.addresses import Address
+from ext_proc.supervisor.console import Console
 from ext_proc.supervisor.errors import OptionError, SupervisorError
 from ext_proc.supervisor.options import SidecarOptions, StackOptions
 from ext_proc.supervisor.policies import choose_policies
@@ -81,16 +83,23 @@ def add_sidecar_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the stack until SIGINT or SIGTERM."""
-    from ext_proc.supervisor.console import Console  # noqa: PLC0415 - loads gRPC's neighbours; --help need not
-    from ext_proc.supervisor.stack import run_stack  # noqa: PLC0415 - as above
 
-    try:
-        options = StackOptions(
+    def options() -> StackOptions:
+        return StackOptions(
             sidecar=sidecar_options(args, default_workers(usable_cores())),
             listen=Address.parse(args.listen, "--listen"),
             redis_url=args.redis,
         )
-        failure = asyncio.run(run_stack(options, Console(sys.stderr)))
+
+    from ext_proc.supervisor.stack import run_stack  # noqa: PLC0415 - loads what --help does not need
+
+    return run_to_the_end(lambda console: run_stack(options(), console))
+
+
+def run_to_the_end(start: Callable[[Console], Coroutine[None, None, str | None]]) -> int:
+    """Run a stack in an event loop; its errors as those of a command."""
+    try:
+        failure = asyncio.run(start(Console(sys.stderr)))
     except OptionError as error:
         raise UsageError(str(error)) from None
     except SupervisorError as error:

@@ -155,13 +155,20 @@ class Lifecycle:
         self._reached = -1  # the last stage that was started
         self._announced = False
         self._stopping_stage: int | None = None
+        self._too_slow: set[str] = set()  # killed for that; their exit is to come
         self._forced = False
         self._failure: str | None = None
         self._finished = False
 
-    def state(self, service: str) -> State:
-        """Where the service is now."""
-        return self._state[service]
+    @property
+    def states(self) -> dict[str, State]:
+        """Where each service is now."""
+        return dict(self._state)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the stack is on its way down, asked or failed."""
+        return self._stopping_stage is not None
 
     def receive(self, event: Event) -> tuple[Effect, ...]:
         """What is to be done about it, in order."""
@@ -208,6 +215,9 @@ class Lifecycle:
     # --- dying
 
     def _exited(self, service: str, detail: str, up_seconds: float) -> tuple[Effect, ...]:
+        if service in self._too_slow:
+            self._too_slow.remove(service)
+            detail = f"not ready after {self._limit(service).start_seconds:g} seconds: {detail}"
         match self._state[service]:
             case State.STOPPING:
                 self._state[service] = State.GONE
@@ -229,12 +239,9 @@ class Lifecycle:
 
     def _timer_fired(self, service: str) -> tuple[Effect, ...]:
         match self._state[service]:
-            case State.STARTING if self._announced:
-                return (Kill(service),)  # its exit is answered with a back-off
             case State.STARTING:
-                self._state[service] = State.STOPPING
-                seconds = self._limit(service).start_seconds
-                return (Kill(service), *self._fail(f"{service} was not ready after {seconds:g} seconds"))
+                self._too_slow.add(service)
+                return (Kill(service),)  # its exit is answered as that of any service that is starting
             case State.RESTING:
                 self.restarts[service] += 1
                 return self._start(service)

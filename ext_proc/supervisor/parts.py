@@ -30,6 +30,7 @@ from ext_proc.supervisor.state_dir import StateDir
 from ext_proc.supervisor.workers import Worker
 
 DRAIN_SECONDS = 20.0  # how long live streams may finish, below the 30 s that Kubernetes gives by default
+_UNIX = "unix:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,13 @@ class WorkerPlaces:
     @classmethod
     def in_directory(cls, directory: Path, count: int) -> WorkerPlaces:
         """One Unix socket per worker."""
-        return cls({f"w{index}": f"unix:{directory / f'w{index}.sock'}" for index in range(count)})
+        return cls({f"w{index}": f"{_UNIX}{directory / f'w{index}.sock'}" for index in range(count)})
+
+    @property
+    def unix_sockets(self) -> tuple[Path, ...]:
+        """The sockets that are files."""
+        addresses = self.addresses.values()
+        return tuple(Path(text.removeprefix(_UNIX)) for text in addresses if text.startswith(_UNIX))
 
 
 def build_workers(

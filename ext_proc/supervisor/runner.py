@@ -32,10 +32,10 @@ class _Life:
 
 @dataclass(frozen=True, slots=True)
 class Observer:
-    """Who is told. `say` takes a line for people, `announce` is called once when everything is up."""
+    """Who is told. `say` takes a line for people. `announce` runs beside the stack once everything is up."""
 
     say: Callable[[str], None]
-    announce: Callable[[], None]
+    announce: Callable[[], Coroutine[Any, Any, None]]
     child_gone: Callable[[str, int], None] = field(default=lambda _name, _pid: None)
 
 
@@ -56,9 +56,14 @@ class Runner:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
-    def restarts(self) -> Mapping[str, int]:
-        """How often each service was started again."""
-        return self._lifecycle.restarts
+    def states(self) -> Mapping[str, lifecycle.State]:
+        """Where each service is now."""
+        return self._lifecycle.states
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether everything is on its way down."""
+        return self._lifecycle.is_stopping
 
     def stop(self) -> None:
         """Ask for an orderly stop; asked a second time, everything is killed."""
@@ -110,7 +115,7 @@ class Runner:
                     seconds, self._events.put_nowait, lifecycle.TimerFired(name)
                 )
             case Announce():
-                self._observer.announce()
+                self._spawn(self._observer.announce())
 
     async def _start(self, service: Service, life: _Life) -> None:
         try:

@@ -2,54 +2,113 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import ipaddress
+import os
+import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from aiohttp import web
 
+from ext_proc.admin import table
+from ext_proc.admin.app import create_app
+from ext_proc.admin.context import AdminContext, ledger_answers
+from ext_proc.ledger.redis_ledger import RedisLedger
+from ext_proc.policy.snapshot import Snapshot
 from ext_proc.supervisor.console import Console
-from ext_proc.supervisor.parts import Policies
+from ext_proc.supervisor.lifecycle import State
 from ext_proc.supervisor.runner import Observer, Runner
-from ext_proc.supervisor.services import Service
+from ext_proc.supervisor.services import Service, poll
 from ext_proc.supervisor.state_dir import StateDir
 from ext_proc.telemetry.metrics import forget_worker
 
+ADMIN_TOKEN_VARIABLE = "TOLLGATE_ADMIN_TOKEN"  # noqa: S105 - the name of the variable, not its value
+
+_TABLE_SECONDS = 1.0
+_TABLE_ACCOUNTS_MAX = 500
+_LINES_LEFT_FREE = 8  # of the terminal, for the news above the table
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What is said when traffic is accepted: the `ready` part of the one line on stdout, and lines for people."""
+
+    ready: str
+    welcome: str = ""
+
 
 class Session:
-    """Runs services and the admin API over one ledger."""
+    """Runs services, the admin API over one ledger, and on a terminal the live table."""
 
-    def __init__(self, policies: Policies, state: StateDir, redis_url: str, console: Console) -> None:
-        self._policies = policies
+    def __init__(self, snapshot: Snapshot, state: StateDir, redis_url: str, console: Console) -> None:
+        self._snapshot = snapshot
         self._state = state
-        self._redis_url = redis_url
+        self._ledger = RedisLedger.connect(redis_url)
         self._console = console
-        self._is_ready = False
+        self._accepted = False
 
-    async def run(self, stages: Sequence[Sequence[Service]], admin_socket: socket.socket, *, ready: str) -> str | None:
-        """Until everything is gone; why it failed, or None. Prints `tollgate ready …` when traffic is accepted."""
+    async def run(
+        self, stages: Sequence[Sequence[Service]], admin_socket: socket.socket, greeting: Greeting
+    ) -> str | None:
+        """Until everything is gone; why it failed, or None."""
 
-        def announce() -> None:
-            self._is_ready = True
-            sys.stdout.write(f"tollgate ready {ready}\n")
+        async def announce() -> None:
+            await poll(lambda: ledger_answers(self._ledger))  # its first call may have met a Redis that was starting
+            self._accepted = True
+            sys.stdout.write(f"tollgate ready {greeting.ready}\n")
             sys.stdout.flush()
+            if greeting.welcome:
+                self._console.write(greeting.welcome)
+            if sys.stdout.isatty() and sys.stderr.isatty():
+                await self._draw_table()
 
-        def child_gone(name: str, pid: int) -> None:
-            del name
+        def child_gone(_name: str, pid: int) -> None:
             forget_worker(self._state.metrics, pid)
 
         runner = Runner(stages, self._state, Observer(self._console.say, announce, child_gone))
-        async with self._admin(admin_socket):
-            return await runner.run()
+        await self._ledger.start()
+        try:
+            async with self._admin(admin_socket, runner):
+                return await runner.run()
+        finally:
+            self._console.show("")
+            await self._ledger.close()
 
     @contextlib.asynccontextmanager
-    async def _admin(self, bound: socket.socket) -> AsyncIterator[None]:
-        app = web.Application()
-        runner = web.AppRunner(app, access_log=None, handle_signals=False)
-        await runner.setup()
-        await web.SockSite(runner, bound).start()
+    async def _admin(self, bound: socket.socket, runner: Runner) -> AsyncIterator[None]:
+        context = AdminContext(
+            ledger=self._ledger,
+            readiness=lambda: self._readiness(runner),
+            metrics_dir=self._state.metrics,
+            snapshot_info=lambda: {"version": self._snapshot.version},
+            token=os.environ.get(ADMIN_TOKEN_VARIABLE) or None,
+            loopback=ipaddress.ip_address(bound.getsockname()[0]).is_loopback,
+        )
+        server = web.AppRunner(create_app(context), access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await server.setup()
+        await web.SockSite(server, bound).start()
         try:
             yield
         finally:
-            await runner.cleanup()
+            await server.cleanup()
+
+    def _readiness(self, runner: Runner) -> Mapping[str, bool | str]:
+        """`accepting` decides; what each child is doing stands beside it."""
+        states = runner.states
+        workers_up = any(state is State.UP for name, state in states.items() if name.startswith("w"))
+        envoy_up = states.get("envoy", State.UP) is State.UP
+        accepting = self._accepted and not runner.is_stopping and workers_up and envoy_up
+        return {"accepting": accepting, **{name: state.value for name, state in states.items()}}
+
+    async def _draw_table(self) -> None:
+        while True:
+            balances, _ = await self._ledger.balances(rule=None, limit=_TABLE_ACCOUNTS_MAX, cursor="")
+            size = shutil.get_terminal_size()
+            rows = table.rows_of(balances, self._ledger.now_us())
+            rows_max = max(1, size.lines - _LINES_LEFT_FREE)
+            self._console.show(table.render(rows, width=size.columns - 1, rows_max=rows_max))
+            await asyncio.sleep(_TABLE_SECONDS)

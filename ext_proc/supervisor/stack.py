@@ -28,7 +28,7 @@ from ext_proc.supervisor.parts import (
 )
 from ext_proc.supervisor.redis_server import RedisServer, check_reachable, find_redis_server
 from ext_proc.supervisor.services import Service
-from ext_proc.supervisor.session import Session
+from ext_proc.supervisor.session import Greeting, Session
 from ext_proc.supervisor.state_dir import StateDir
 from ext_proc.supervisor.workers import MockProvider, usable_cores
 
@@ -64,9 +64,9 @@ async def run_stack(options: StackOptions, console: Console) -> str | None:
             [*build_workers(sidecar, places, state, redis_url=redis_url, upstreams=upstreams)],
             [envoy],
         ]
-        session = Session(policies, state, redis_url, console)
+        session = Session(policies.snapshot, state, redis_url, console)
         admin = bound_address(sidecar.admin, admin_socket)
-        return await session.run(stages, admin_socket, ready=f"listen={listen.url} admin={admin.url}")
+        return await session.run(stages, admin_socket, Greeting(f"listen={listen.url} admin={admin.url}"))
 
 
 async def _external_or_embedded(redis_url: str | None) -> Path | None:
@@ -81,31 +81,32 @@ async def run_sidecar(options: ServeOptions, console: Console) -> str | None:
     """`tollgate serve`: workers and the admin API beside an Envoy that someone else runs. As `run_stack`."""
     sidecar = options.sidecar
     policies = load_policies(sidecar)
+    places = _serving_places(options)
     await check_reachable(options.redis_url)
     with contextlib.ExitStack() as kept:
-        if options.grpc_listen is not None:
-            if sidecar.workers != 1:
-                raise OptionError(
-                    f"--workers {sidecar.workers}: over TCP one worker serves; run more replicas, or use --socket-dir"
-                )
-            with bind(options.grpc_listen, "--grpc-listen") as probe:
-                places = WorkerPlaces({"w0": str(bound_address(options.grpc_listen, probe))})
-        else:
-            assert options.socket_dir is not None
-            places = WorkerPlaces.in_directory(_socket_dir(options.socket_dir), sidecar.workers)
         admin_socket = kept.enter_context(bind(sidecar.admin, "--admin"))
         state = kept.enter_context(StateDir(sidecar.state_dir))
+        for unix_socket in places.unix_sockets:
+            kept.callback(unix_socket.unlink, missing_ok=True)
         upstreams = dict(policies.routing.upstreams)
         workers = build_workers(sidecar, places, state, redis_url=options.redis_url, upstreams=lambda: upstreams)
-        session = Session(policies, state, options.redis_url, console)
+        session = Session(policies.snapshot, state, options.redis_url, console)
         admin = bound_address(sidecar.admin, admin_socket)
         grpc = ",".join(places.addresses.values())
-        return await session.run([[*workers]], admin_socket, ready=f"grpc={grpc} admin={admin.url}")
+        return await session.run([[*workers]], admin_socket, Greeting(f"grpc={grpc} admin={admin.url}"))
 
 
-def _socket_dir(directory: Path) -> Path:
-    """Raises OptionError where no Unix socket can be made in it."""
-    chosen = directory.absolute()
-    if not chosen.is_dir():
-        raise OptionError(f"--socket-dir {directory}: there is no such directory")
-    return chosen
+def _serving_places(options: ServeOptions) -> WorkerPlaces:
+    """Where the workers of a sidecar listen. Raises OptionError."""
+    if options.grpc_listen is not None:
+        if options.sidecar.workers != 1:
+            raise OptionError(
+                f"--workers {options.sidecar.workers}: over TCP one worker serves; run more replicas, or use "
+                "--socket-dir"
+            )
+        with bind(options.grpc_listen, "--grpc-listen") as probe:
+            return WorkerPlaces({"w0": str(bound_address(options.grpc_listen, probe))})
+    assert options.socket_dir is not None
+    if not options.socket_dir.is_dir():
+        raise OptionError(f"--socket-dir {options.socket_dir}: there is no such directory")
+    return WorkerPlaces.in_directory(options.socket_dir.absolute(), options.sidecar.workers)

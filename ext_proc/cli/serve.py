@@ -1,0 +1,44 @@
+"""`tollgate serve`: the sidecar alone, beside an Envoy that someone else runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ext_proc.cli.command import COMMANDS, Subparsers
+from ext_proc.cli.up import add_sidecar_arguments, run_to_the_end, sidecar_options
+from ext_proc.supervisor.addresses import Address
+from ext_proc.supervisor.options import ServeOptions
+from ext_proc.supervisor.workers import default_workers, usable_cores
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """The command's options."""
+    parser = subparsers.add_parser(
+        "serve",
+        help=COMMANDS["serve"].help,
+        description="Runs the sidecar's workers and the admin API for an Envoy that someone else runs, over Unix "
+        "sockets that both see (a pod of two containers) or over TCP. SIGTERM lets live streams finish and settle.",
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--socket-dir", metavar="DIR", help="workers listen on w0.sock, w1.sock, … in this directory")
+    where.add_argument("--grpc-listen", metavar="HOST:PORT", help="one worker listens here")
+    parser.add_argument("--redis", required=True, metavar="URL", help="the Redis that all replicas share")
+    add_sidecar_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the sidecar until SIGINT or SIGTERM."""
+
+    def options() -> ServeOptions:
+        workers = default_workers(usable_cores()) if args.grpc_listen is None else 1
+        return ServeOptions(
+            sidecar=sidecar_options(args, workers),
+            redis_url=args.redis,
+            socket_dir=None if args.socket_dir is None else Path(args.socket_dir),
+            grpc_listen=None if args.grpc_listen is None else Address.parse(args.grpc_listen, "--grpc-listen"),
+        )
+
+    from ext_proc.supervisor.stack import run_sidecar  # noqa: PLC0415 - loads what --help does not need
+
+    return run_to_the_end(lambda console: run_sidecar(options(), console))
