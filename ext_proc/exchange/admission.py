@@ -31,8 +31,9 @@ from ext_proc.exchange.effects import (
 )
 from ext_proc.exchange.errors import IllegalTransitionError
 from ext_proc.exchange.events import AdmissionEvent, HoldAnswered, RequestBody, RequestHead, StreamEnded
-from ext_proc.exchange.proposal import Proposal, Terms, Unmetered, propose
+from ext_proc.exchange.proposal import Proposal, Unmetered, propose
 from ext_proc.exchange.refusals import ledger_refusal, store_refusal
+from ext_proc.exchange.terms import Terms
 from ext_proc.ledger.interface import Basis, Charge, Code, HoldReply, Resolution
 from ext_proc.refusal import Refusal
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
-from ext_proc.dialects.error_body import flat_body
+from ext_proc.dialects import error_body
 from ext_proc.dialects.interface import Dialect, Rewrite
 from ext_proc.exchange.effects import Forward, Refuse
 from ext_proc.exchange.events import RequestHead
 from ext_proc.exchange.proposal import Candidate, Proposal
 from ext_proc.exchange.refusals import Asked
+from ext_proc.exchange.terms import upstream_path
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.ledger.interface import AccountState, HoldReply, Measure, WindowKind
 from ext_proc.policy.snapshot import ErrorFormat, Settings
@@ -82,7 +83,7 @@ def forward(proposal: Proposal, reply: HoldReply, head: RequestHead, settings: S
     return Forward(
         ticket=ticket,
         account=candidate.target.account.name,
-        path=proposal.endpoint.upstream_path,
+        path=upstream_path(candidate.target.account, proposal.endpoint.upstream_path),
         body=proposal.dialect.rewrite(facts, rewrite),
         remove_headers=headers_to_remove(head, settings.metadata_header),
         answer=_answer(candidate, reply, ticket, request_id)
@@ -93,7 +94,7 @@ def forward(proposal: Proposal, reply: HoldReply, head: RequestHead, settings: S
 
 def refuse(refusal: Refusal, dialect: Dialect, settings: Settings, request_id: str) -> Refuse:
     """The refusal in the caller's dialect (or flat), with the headers that the SDKs obey."""
-    body = flat_body(refusal) if settings.error_format is ErrorFormat.FLAT else dialect.error_body(refusal)
+    body = error_body.flat(refusal) if settings.error_format is ErrorFormat.FLAT else dialect.error_body(refusal)
     headers = {
         "content-type": "application/json",
         "x-tollgate-verdict": f"refuse; type={refusal.type}" + (f"; rule={refusal.rule}" if refusal.rule else ""),

@@ -46,15 +46,12 @@ def bound(
     default_output_tokens: int,
     min_output_tokens: int | None,
     context_window: int | None,
-    max_output_tokens: int | None,
 ) -> TokenBounds:
     """Bound one request. `min_output_tokens` None means the output may not be shrunk.
 
     Raises UnboundedError under `strict` where the prompt refers to content outside the body and the window is unknown.
     """
-    output_per_choice = facts.output_limit
-    if output_per_choice is None:
-        output_per_choice = min(default_output_tokens, max_output_tokens or default_output_tokens)
+    output_per_choice = default_output_tokens if facts.output_limit is None else facts.output_limit
     output_max = output_per_choice * facts.choices
     output_min = output_max if min_output_tokens is None else min(min_output_tokens * facts.choices, output_max)
     return TokenBounds(_input_bound(facts, strict=strict, context_window=context_window), output_min, output_max)

@@ -34,7 +34,7 @@ _ERROR = 400
 
 def by_reading(ticket: Ticket, head: ResponseHead, reading: Reading, now_us: int, *, cut: bool) -> Resolution:
     """Resolve from the response body: all of it, or what passed before it was cut."""
-    ending = {
+    ending: dict[str, object] = {
         "status": head.status,
         "ended": "cut" if cut else "complete",
         "ttft_ms": _elapsed_ms(ticket, head.now_us),

@@ -14,9 +14,11 @@ from typing import Final
 from ext_proc.dialects import registry
 from ext_proc.dialects.errors import DialectError
 from ext_proc.dialects.interface import Dialect, Endpoint, RequestFacts
+from ext_proc.dialects.providers import speaks
 from ext_proc.exchange.bounds import TokenBounds, bound
 from ext_proc.exchange.errors import UnboundedError
 from ext_proc.exchange.events import RequestHead
+from ext_proc.exchange.terms import Terms
 from ext_proc.identity.caller import Caller
 from ext_proc.identity.errors import MetadataError
 from ext_proc.identity.resolve import resolve_caller
@@ -30,22 +32,12 @@ from ext_proc.policy.snapshot import (
     TagFinding,
     Unpriced,
 )
-from ext_proc.pricing.book import PriceBook
 from ext_proc.pricing.price import Price, Tier
 from ext_proc.pricing.usage import Rates
 from ext_proc.refusal import Refusal, RefusalType
 
 FREE: Final = Price(tiers=(Tier(0, Rates()),), version="free")
 """The price of a model that `unpriced: free` lets pass."""
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a request is judged by. It keeps the terms it began with, whatever is loaded meanwhile."""
-
-    snapshot: Snapshot
-    prices: PriceBook
-    lease_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +99,7 @@ def propose(
         return _unmetered(head, terms.snapshot) or _unknown_path(head)
     try:
         caller = resolve_caller(head.headers, terms.snapshot)
-        facts = endpoint.dialect.read_request(body)
+        facts = endpoint.dialect.read_request(body, path=endpoint.upstream_path)
     except MetadataError as error:
         return _invalid(RefusalType.INVALID_METADATA, str(error), error.cure)
     except DialectError as error:
@@ -139,14 +131,12 @@ def _candidate(target: Target, facts: RequestFacts, match: MatchFacts, terms: Te
     rules = terms.snapshot.match(match)
     deciding = [rule for rule in rules if rule.deciding]
     strict = any(rule.strict for rule in deciding)
-    provider = target.account.provider
     bounds = bound(
         facts,
         strict=strict,
         default_output_tokens=terms.snapshot.settings.default_output_tokens,
         min_output_tokens=_min_output_tokens(deciding),
-        context_window=terms.prices.context_window(provider, target.model),
-        max_output_tokens=terms.prices.max_output(provider, target.model),
+        context_window=terms.prices.context_window(target.account.provider, target.model),
     )
     return Candidate(target, rules, bounds, strict)
 
@@ -200,7 +190,7 @@ def _per_output_milli(measure: Measure, price: Price) -> int:
 
 def _target(model: str, dialect: Dialect, terms: Terms, now_us: int) -> Target | Refusal:
     """Which account and model serve: `account/model` as written, else the account of the dialect."""
-    accounts = terms.snapshot.accounts
+    accounts = terms.accounts
     prefix, slash, bare = model.partition("/")
     if slash and prefix in accounts:
         account, name = accounts[prefix], bare
@@ -210,13 +200,13 @@ def _target(model: str, dialect: Dialect, terms: Terms, now_us: int) -> Target |
         )
     else:
         account, name = accounts[dialect.default_account], model
-    if not registry.speaks(account.provider, dialect.name):
+    if not speaks(account.provider, dialect.name):
         return _unknown_model(model, f"account '{account.name}' does not speak {dialect.name}", terms)
     return _priced(account, name, terms, now_us)
 
 
 def _priced(account: ProviderAccount, model: str, terms: Terms, now_us: int) -> Target | Refusal:
-    price = terms.prices.price(account, model, now_us)
+    price = terms.prices.price(account.provider, model, now_us, account=account.name)
     if price is not None:
         return Target(account, model, price)
     declared = any(entry.name == model for entry in account.models)
@@ -227,7 +217,8 @@ def _priced(account: ProviderAccount, model: str, terms: Terms, now_us: int) -> 
         case Unpriced.REFUSE:
             return _unpriced(f"{account.name}/{model}")
         case Unpriced.CEILING:
-            return Target(account, model, terms.prices.ceiling(account), unpriced=True)
+            ceiling = terms.prices.ceiling(account.provider, now_us, account=account.name)
+            return Target(account, model, ceiling, unpriced=True)
         case Unpriced.FREE:
             return Target(account, model, FREE, unpriced=True)
 
@@ -298,7 +289,7 @@ def _unknown_model(model: str, why: str, terms: Terms) -> Refusal:
         status=HTTPStatus.NOT_FOUND,
         message=f"Model '{model}' cannot be served: {why}.",
         mitigation="Check the name for a typing mistake, or have the platform team declare the model and its price in "
-        f"the gateway-provider-config document. Accounts: {', '.join(sorted(terms.snapshot.accounts))}.",
+        f"the gateway-provider-config document. Accounts: {', '.join(sorted(terms.accounts))}.",
         context={"model": model},
         should_retry=False,
     )
@@ -317,13 +308,17 @@ def _unpriced(model: str) -> Refusal:
 
 def _not_tagged(findings: list[TagFinding], header: str) -> Refusal:
     missing = list(dict.fromkeys(tag for finding in findings for tag in finding.missing))
-    example = json.dumps(dict.fromkeys(missing, "…"), ensure_ascii=False)
+    invalid = dict(pair for finding in findings for pair in finding.invalid)
+    problems = [f"the tag {tag} {why}" for tag, why in invalid.items()]
+    if missing:
+        problems.insert(0, f"the required tag{'s' if len(missing) > 1 else ''} {', '.join(missing)} not sent")
+    example = json.dumps(dict.fromkeys([*missing, *invalid], "…"), ensure_ascii=False)
     return Refusal(
         type=RefusalType.NOT_TAGGED,
         status=HTTPStatus.BAD_REQUEST,
-        message=f"The request lacks the required tag{'s' if len(missing) > 1 else ''} {', '.join(missing)}.",
+        message=f"The request is not tagged as policy requires: {'; '.join(problems)}.",
         mitigation=f"Send the header {header}: {example}",
-        context={"rule": findings[0].rule_id, "missing": missing},
+        context={"rule": findings[0].rule_id, "missing": missing, "invalid": invalid},
         should_retry=False,
     )
 

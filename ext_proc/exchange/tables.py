@@ -10,11 +10,16 @@ import sys
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
+from typing import TypeVar
 
 from ext_proc.exchange import admission, settlement
 
+StateT = TypeVar("StateT", bound=Enum)
+EventT = TypeVar("EventT")
+Table = Mapping[StateT, Mapping[type[EventT], frozenset[StateT]]]
 
-def markdown(transitions: Mapping[Enum, Mapping[type, frozenset[Enum]]]) -> str:
+
+def markdown(transitions: Table[StateT, EventT]) -> str:
     """One row a state, one column an event; `·` where the event is not allowed."""
     events = list(dict.fromkeys(event for row in transitions.values() for event in row))
     lines = [
@@ -27,7 +32,7 @@ def markdown(transitions: Mapping[Enum, Mapping[type, frozenset[Enum]]]) -> str:
     return "\n".join(lines)
 
 
-def mermaid(transitions: Mapping[Enum, Mapping[type, frozenset[Enum]]]) -> str:
+def mermaid(transitions: Table[StateT, EventT]) -> str:
     """The same as a state diagram, without the loops of final states."""
     lines = ["```mermaid", "stateDiagram-v2"]
     for state, row in transitions.items():
@@ -42,10 +47,13 @@ def mermaid(transitions: Mapping[Enum, Mapping[type, frozenset[Enum]]]) -> str:
 
 def redraw(page: str) -> str:
     """The page with both machines drawn anew between their markers."""
-    for name, transitions in (("admission", admission.TRANSITIONS), ("settlement", settlement.TRANSITIONS)):
-        drawn = f"<!-- {name} -->\n{markdown(transitions)}\n\n{mermaid(transitions)}\n<!-- /{name} -->"
-        page = re.sub(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, text=drawn: text, page, flags=re.DOTALL)
-    return page
+    page = _between("admission", f"{markdown(admission.TRANSITIONS)}\n\n{mermaid(admission.TRANSITIONS)}", page)
+    return _between("settlement", f"{markdown(settlement.TRANSITIONS)}\n\n{mermaid(settlement.TRANSITIONS)}", page)
+
+
+def _between(marker: str, drawn: str, page: str) -> str:
+    begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+    return re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n{drawn}\n{end}", page, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ import logging
 from collections import deque
 from typing import Final
 
-import grpc
-
 from ext_proc.exchange.effects import Resolve
 from ext_proc.exchange.events import EndRecord
 from ext_proc.exchange.settlement import Settlement
@@ -21,6 +19,7 @@ from ext_proc.exchange.ticket import Ticket
 from ext_proc.ledger.interface import Basis, Charge, Resolution
 from ext_proc.server import messages
 from ext_proc.server.state import Worker
+from ext_proc.server.streams import LogStream, next_message
 from ext_proc.wire import access_log_pb2 as log_pb
 from ext_proc.wire import access_log_service_pb2 as service_pb
 
@@ -28,8 +27,6 @@ _LOG = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 2.0
 """How long after the end meter is given to settle first: it has read the body, the record only counted its bytes."""
-
-LogStream = grpc.aio.ServicerContext[service_pb.StreamAccessLogsMessage, service_pb.StreamAccessLogsResponse]
 
 
 class AccessLog:
@@ -42,7 +39,7 @@ class AccessLog:
 
     async def serve(self, stream: LogStream) -> service_pb.StreamAccessLogsResponse:
         """Take records for as long as Envoy sends them: one long-lived stream per Envoy worker thread."""
-        while (message := await stream.read()) is not grpc.aio.EOF:
+        while (message := await next_message(stream)) is not None:
             running: list[str] = []
             for entry in message.http_logs.log_entry:
                 try:

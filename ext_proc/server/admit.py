@@ -29,11 +29,10 @@ from ext_proc.exchange.events import AdmissionEvent, HoldAnswered, RequestBody, 
 from ext_proc.ledger.interface import Basis, Charge, HoldReply, HoldRequest, Resolution
 from ext_proc.server import messages
 from ext_proc.server.state import Worker
+from ext_proc.server.streams import Stream, next_message
 from ext_proc.wire import external_processor_pb2 as pb
 
 _LOG = logging.getLogger(__name__)
-
-Stream = grpc.aio.ServicerContext[pb.ProcessingRequest, bytes]
 
 _FINAL: Final = (Forward, PassUnmetered, Refuse)
 
@@ -55,12 +54,8 @@ class Admit:
         worker = self._worker
         admission = Admission(worker.terms, worker.mint_hold_id(), worker.mint_request_id())
         try:
-            while (message := await stream.read()) is not grpc.aio.EOF:
-                event = self._event(message)
-                if event is None:
-                    worker.metrics.protocol_error("admit_message")
-                    await stream.abort(grpc.StatusCode.INVALID_ARGUMENT, "admit takes request headers and body only")
-                if await self._perform(admission, admission.receive(event), stream):
+            while (message := await next_message(stream)) is not None:
+                if await self._perform(admission, admission.receive(self._event(message)), stream):
                     return
             self._end(admission)
             await stream.abort(grpc.StatusCode.ABORTED, "the request ended before it was admitted")
@@ -76,15 +71,15 @@ class Admit:
                 worker.settler.release(Resolution(admission.hold_id, Charge(), Basis.RELEASED))
             await stream.abort(grpc.StatusCode.INTERNAL, "admission failed")
 
-    def _event(self, message: pb.ProcessingRequest) -> AdmissionEvent | None:
+    def _event(self, message: pb.ProcessingRequest) -> AdmissionEvent:
         now_us = self._worker.now_us()
         match message.WhichOneof("request"):
             case "request_headers":
                 return messages.request_head(message.request_headers, now_us)
             case "request_body":
                 return RequestBody(message.request_body.body, now_us)
-            case _:
-                return None
+            case other:
+                raise ValueError(f"admit takes request headers and bodies only, not {other}")
 
     async def _perform(self, admission: Admission, effects: tuple[AdmissionEffect, ...], stream: Stream) -> bool:
         """Do what the machine wants; True once the final answer was given."""

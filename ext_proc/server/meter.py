@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import logging
 
-import grpc
-
 from ext_proc.exchange.effects import PassChunk, Resolve, SettlementEffect
 from ext_proc.exchange.events import ResponseChunk, SettlementEvent, StreamEnded
 from ext_proc.exchange.settlement import Settlement
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.server import messages
 from ext_proc.server.state import Worker
+from ext_proc.server.streams import Stream, next_message
 from ext_proc.wire import external_processor_pb2 as pb
 
 _LOG = logging.getLogger(__name__)
-
-Stream = grpc.aio.ServicerContext[pb.ProcessingRequest, bytes]
 
 
 class Meter:
@@ -33,7 +30,7 @@ class Meter:
         """One response, from its head to its end, however that looks."""
         observer = _Observer(self._worker)
         try:
-            while (message := await stream.read()) is not grpc.aio.EOF:
+            while (message := await next_message(stream)) is not None:
                 await stream.write(observer.answer(message))
         finally:
             # The end of the stream may come as a half-close or as a cancellation; neither says why.

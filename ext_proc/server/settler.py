@@ -1,13 +1,12 @@
-"""Carries resolutions to the ledger: in the background, repeated until they are answered, never in a response's way.
+"""Carries resolutions to the ledger, in the background, never in a response's way, and counts what was charged.
 
-Meter, the log and an abandoned admission hand their resolutions in here. Repeating is safe because of the ids; what
-cannot be delivered before the hold's lease ends is charged in full by expiry, so nothing is lost silently.
+Meter, the log and an abandoned admission hand their resolutions in here. The ledger keeps what Redis does not take at
+once and brings it there later; what it cannot bring before the hold's lease ends, expiry charges in full.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine, Sequence
 from typing import Final
 
@@ -15,16 +14,14 @@ from ext_proc.exchange.effects import Resolve
 from ext_proc.ledger.interface import Basis, Code, Ledger, Resolution
 from ext_proc.telemetry.metrics import Metrics
 
-_LOG = logging.getLogger(__name__)
-
 _Work = Coroutine[None, None, None]
 
 RECENT_MAX: Final = 20_000
 """How many resolved ids a worker remembers, so that the log need not ask Redis again what this worker's meter has
 already settled. Forgetting one costs a repeated call, nothing else."""
 
-_RETRY_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
-_FINAL: Final = frozenset(set(Code) - {Code.UNAVAILABLE})
+_COUNTED: Final = frozenset({Code.SETTLED, Code.RELEASED, Code.CORRECTED, Code.UNAVAILABLE})
+"""Answers after which a resolution counts: UNAVAILABLE means that the ledger has it, and Redis not yet."""
 
 
 class Settler:
@@ -72,7 +69,7 @@ class Settler:
     async def _settle(self, resolve: Resolve) -> None:
         ticket, resolution = resolve.ticket, resolve.resolution
         code = await self._deliver(resolution)
-        if code not in {Code.SETTLED, Code.RELEASED, Code.CORRECTED}:
+        if code not in _COUNTED:
             return
         self._metrics.settled(basis=resolution.basis.value)
         if resolution.basis is Basis.RELEASED:
@@ -96,25 +93,15 @@ class Settler:
             )
 
     async def _release(self, resolution: Resolution) -> None:
-        if await self._deliver(resolution) is Code.RELEASED:
+        if await self._deliver(resolution) in _COUNTED:
             self._metrics.settled(basis=Basis.RELEASED.value)
 
     async def _deliver(self, resolution: Resolution) -> Code:
-        """Repeat until the ledger answers; give up when the lease has surely run out and expiry has charged."""
         loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._lease_seconds
-        attempt = 0
-        while True:
-            started = loop.time()
-            reply = await self._ledger.resolve(resolution)
-            self._metrics.ledger_call(operation="resolve", code=reply.code.value, seconds=loop.time() - started)
-            if reply.code in _FINAL:
-                return reply.code
-            if loop.time() > give_up_at:
-                _LOG.error("hold %s could not be resolved while its lease ran: it expires", resolution.hold_id)
-                return reply.code
-            await asyncio.sleep(_RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)])
-            attempt += 1
+        started = loop.time()
+        reply = await self._ledger.resolve(resolution)
+        self._metrics.ledger_call(operation="resolve", code=reply.code.value, seconds=loop.time() - started)
+        return reply.code
 
     async def _renew(self, hold_ids: tuple[str, ...]) -> None:
         await self._ledger.renew(hold_ids, self._lease_seconds * 1_000)

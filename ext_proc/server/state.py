@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from ext_proc.exchange.proposal import Terms
+from ext_proc.exchange.terms import Terms
 from ext_proc.ledger import ids
 from ext_proc.ledger.redis_ledger import RedisLedger
 from ext_proc.server.credentials import Credentials
@@ -47,4 +47,4 @@ class Worker:
 
     def credential(self, account: str) -> tuple[tuple[str, str], ...]:
         """The headers that authenticate us to this account's provider."""
-        return self.credentials.headers(self.terms.snapshot.accounts[account])
+        return self.credentials.headers(self.terms.accounts[account])

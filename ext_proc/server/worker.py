@@ -16,18 +16,18 @@ from typing import Final
 
 import grpc
 
-from ext_proc.exchange.proposal import Terms
+from ext_proc.exchange.terms import Terms
 from ext_proc.ledger.redis_ledger import RedisLedger
 from ext_proc.policy.loader import load
-from ext_proc.pricing.book import PriceBook
-from ext_proc.server.access_log import AccessLog, LogStream
-from ext_proc.server.admit import Admit, Stream
+from ext_proc.server.access_log import AccessLog
+from ext_proc.server.admit import Admit
 from ext_proc.server.credentials import Credentials
 from ext_proc.server.health import Health
 from ext_proc.server.meter import Meter
 from ext_proc.server.settings import WorkerSettings
 from ext_proc.server.settler import Settler
 from ext_proc.server.state import Worker
+from ext_proc.server.streams import LogStream, Stream
 from ext_proc.telemetry.metrics import Metrics
 from ext_proc.wire import access_log_service_pb2 as service_pb
 from ext_proc.wire import external_processor_pb2 as pb
@@ -75,10 +75,10 @@ async def _assemble(settings: WorkerSettings) -> Worker:
     metrics.policy_loaded(snapshot.version, ok=True)
     ledger = RedisLedger.connect(settings.redis_url)
     await ledger.start()
-    prices = PriceBook(tuple(snapshot.accounts.values()))
+    lease_ms = settings.hold_lease_seconds * 1_000
     return Worker(
         settings=settings,
-        terms=Terms(snapshot, prices, settings.hold_lease_seconds * 1_000),
+        terms=Terms.of(snapshot, lease_ms=lease_ms, upstreams=settings.upstreams),
         ledger=ledger,
         settler=Settler(ledger, metrics, settings.hold_lease_seconds),
         metrics=metrics,
@@ -109,13 +109,18 @@ def _processor(worker: Worker) -> grpc.GenericRpcHandler:
     roles: dict[str, _Role] = {"admit": Admit(worker).serve, "meter": Meter(worker).serve}
 
     async def process(_: object, stream: Stream) -> None:
-        role = roles.get(dict(stream.invocation_metadata() or ()).get("x-role", ""))
+        role = next(
+            (roles.get(str(value)) for key, value in stream.invocation_metadata() or () if key == "x-role"), None
+        )
         if role is None:
             await stream.abort(grpc.StatusCode.INVALID_ARGUMENT, "the stream needs the metadata x-role: admit or meter")
             return
         await role(stream)
 
-    method = grpc.stream_stream_rpc_method_handler(process, request_deserializer=pb.ProcessingRequest.FromString)
+    # No serializer: the roles write bytes, most of them constants.
+    method: grpc.RpcMethodHandler[pb.ProcessingRequest, bytes] = grpc.stream_stream_rpc_method_handler(
+        process, request_deserializer=pb.ProcessingRequest.FromString
+    )
     return grpc.method_handlers_generic_handler("envoy.service.ext_proc.v3.ExternalProcessor", {"Process": method})
 
 
