@@ -20,6 +20,13 @@ MAX_SERIES = 5_000
 _Metric = TypeVar("_Metric", bound=MetricWrapperBase)
 
 
+def label_text(value: str, chars_max: int = MAX_LABEL_CHARS) -> str:
+    """A text as label value: cut, and without lone surrogates (JSON can spell them). Those cannot be written as UTF-8
+    and would break every later scrape.
+    """
+    return value[:chars_max].encode("utf-8", "replace").decode()
+
+
 class LabelBound:
     """The first `limit` distinct values of one label, cut to `MAX_LABEL_CHARS` characters; then `other`."""
 
@@ -37,8 +44,7 @@ class LabelBound:
             return known
         if len(self._known) >= self._limit:
             return OTHER
-        # A lone surrogate (JSON allows `"\ud800"`) cannot be written as UTF-8 and would break every later scrape.
-        clean = value.encode("utf-8", "replace").decode()
+        clean = label_text(value)
         self._known[value] = clean
         return clean
 

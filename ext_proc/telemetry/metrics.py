@@ -11,6 +11,7 @@ stay in this process (tests, tools).
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
@@ -76,6 +77,8 @@ class Metrics:
         self._cost = self._counter(names.COST)
         self._ledger_seconds = self._histogram(names.LEDGER_SECONDS)
         self._ledger_calls = self._counter(names.LEDGER_CALLS)
+        self._ledger_events = self._counter(names.LEDGER_EVENTS)
+        self._ledger_totals: dict[str, int] = {}
         self._unpriced = self._counter(names.UNPRICED)
         self._missing_key = self._counter(names.MISSING_KEY)
         self._missing_tags = self._counter(names.MISSING_TAGS)
@@ -155,6 +158,16 @@ class Metrics:
         """A ledger call was answered, or given up."""
         self._ledger_calls.child(operation, code).inc()
         self._ledger_seconds.child(operation).observe(seconds)
+
+    def ledger_counters(self, totals: Mapping[str, int]) -> None:
+        """What the ledger of this process has counted since it started (`asdict(ledger.counters)`), told again and
+        again: what is new since the last time is added.
+        """
+        for event, total in totals.items():
+            new = total - self._ledger_totals.get(event, 0)
+            if new > 0:
+                self._ledger_events.child(event).inc(new)
+                self._ledger_totals[event] = total
 
     def unpriced(self, model: str) -> None:
         """A model without a known price was asked for."""

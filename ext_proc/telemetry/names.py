@@ -61,7 +61,7 @@ _RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0
 _CHARGED_LABELS = ("model_name", "username", "tenant_name")
 _GEN_AI_LABELS = ("gen_ai_operation_name", "gen_ai_request_model")
 _GEN_AI_TOKEN_LABELS = (*_GEN_AI_LABELS, "gen_ai_token_modality")
-_BUDGET_LABELS = ("rule", "template", "bucket", "unit")
+_BUDGET_LABELS = ("document", "rule", "template", "bucket", "unit")
 
 REQUEST_COST = MetricName(
     "llm_gateway_request_total_cost", Kind.COUNTER, "US dollars charged, estimates included.", _CHARGED_LABELS
@@ -102,6 +102,12 @@ LEDGER_SECONDS = MetricName(
     "tollgate_ledger_seconds", Kind.HISTOGRAM, "Time of one ledger call.", ("operation",), _LEDGER_BUCKETS
 )
 LEDGER_CALLS = MetricName("tollgate_ledger_calls", Kind.COUNTER, "Ledger calls, by result code.", ("operation", "code"))
+LEDGER_EVENTS = MetricName(
+    "tollgate_ledger_events",
+    Kind.COUNTER,
+    "What the ledger noticed: time-outs, retries, an opened breaker, data that Redis lost.",
+    ("event",),
+)
 UNPRICED = MetricName("tollgate_unpriced", Kind.COUNTER, "Requests for a model without a known price.", ("model",))
 MISSING_KEY = MetricName(
     "tollgate_missing_key", Kind.COUNTER, "Requests that lack the key a rule applies per.", ("rule",)
@@ -154,6 +160,9 @@ BUDGET_SPENT = MetricName(
     "tollgate_budget_spent", Kind.GAUGE, "Spent in the account's window.", _BUDGET_LABELS, at_scrape=True
 )
 BUDGET_HELD = MetricName("tollgate_budget_held", Kind.GAUGE, "Held by open holds.", _BUDGET_LABELS, at_scrape=True)
+BUDGETS_TRUNCATED = MetricName(
+    "tollgate_budgets_truncated", Kind.GAUGE, "1 when there are more accounts than have gauges.", at_scrape=True
+)
 
 METRICS: tuple[MetricName, ...] = tuple(value for value in dict(globals()).values() if isinstance(value, MetricName))
 

@@ -44,6 +44,7 @@ PINNED = {
     "tollgate_cost_nanodollars_total": ("basis",),
     "tollgate_ledger_seconds": ("operation",),
     "tollgate_ledger_calls_total": ("operation", "code"),
+    "tollgate_ledger_events_total": ("event",),
     "tollgate_unpriced_total": ("model",),
     "tollgate_missing_key_total": ("rule",),
     "tollgate_missing_tags_total": ("rule",),
@@ -60,9 +61,10 @@ PINNED = {
     "tollgate_holds_open": (),
     "tollgate_ledger_up": (),
     "tollgate_policy_info": ("version",),
-    "tollgate_budget_cap": ("rule", "template", "bucket", "unit"),
-    "tollgate_budget_spent": ("rule", "template", "bucket", "unit"),
-    "tollgate_budget_held": ("rule", "template", "bucket", "unit"),
+    "tollgate_budget_cap": ("document", "rule", "template", "bucket", "unit"),
+    "tollgate_budget_spent": ("document", "rule", "template", "bucket", "unit"),
+    "tollgate_budget_held": ("document", "rule", "template", "bucket", "unit"),
+    "tollgate_budgets_truncated": (),
 }
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -97,6 +99,7 @@ def everything_happens(metrics: Metrics, model: str = "openai-main/gpt-4o") -> N
     metrics.refused(rule="search-weekly", refusal_type="budget_exceeded")
     metrics.settled(basis="reported")
     metrics.ledger_call(operation="hold", code="held", seconds=0.0007)
+    metrics.ledger_counters({"timeouts": 2, "retried": 0})
     metrics.unpriced(model)
     metrics.missing_key("per-repo")
     metrics.missing_tags("must-tag")
@@ -166,6 +169,15 @@ def test_requests_are_counted_by_verdict_and_status_with_durations() -> None:
     assert value(samples, "gen_ai_client_operation_duration_seconds_count", error_type="429", **chat) == 1
     assert value(samples, "gen_ai_client_operation_duration_seconds_sum", error_type="", **chat) == 3.0
     assert value(samples, "gen_ai_client_operation_time_to_first_chunk_seconds_count", **chat) == 1
+
+
+def test_ledger_totals_are_counted_once() -> None:
+    """Telling the same running totals again adds nothing; only what is new since then is counted."""
+    metrics = Metrics()
+    for timeouts in (2, 2, 5):
+        metrics.ledger_counters({"timeouts": timeouts})
+
+    assert value(scraped(metrics.registry), "tollgate_ledger_events_total", event="timeouts") == 5
 
 
 def test_metric_labels_follow_the_policy_set() -> None:

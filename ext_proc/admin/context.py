@@ -1,0 +1,39 @@
+"""What the admin API is told about the process it runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ext_proc.ledger.interface import Code, Ledger
+
+# Minted in 1970 with no randomness: a hold id that nobody has, but that every ledger understands.
+_NOBODYS_HOLD = "0" * 28 + ".1"
+
+
+@dataclass(frozen=True, slots=True)
+class AdminContext:
+    """The admin API's surroundings.
+
+    `readiness` names the components: False makes the process not ready, a text is shown beside and does not. Redis is
+    no component that may be False: its outage is answered by policy, and replicas that all leave at once answer nobody.
+    `snapshot_info` describes the loaded policy set; `version` is its hash. `token` guards `/v1/*`; without one they
+    answer only where `loopback` says that no other machine can ask.
+    """
+
+    ledger: Ledger
+    readiness: Callable[[], Mapping[str, bool | str]]
+    metrics_dir: Path
+    snapshot_info: Callable[[], Mapping[str, str]]
+    token: str | None = None
+    loopback: bool = False
+
+
+async def ledger_answers(ledger: Ledger) -> bool:
+    """Whether the ledger's store answers now.
+
+    The reading calls answer "nothing" when the store is silent; this tells nothing from silence. Renewing a hold that
+    does not exist changes nothing and is answered by every ledger.
+    """
+    return await ledger.renew((_NOBODYS_HOLD,), 1) is not Code.UNAVAILABLE
