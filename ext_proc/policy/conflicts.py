@@ -86,9 +86,8 @@ def _nested(documents: Sequence[Document]) -> Iterator[PolicyError]:
     for document in routing:
         for rule in document.rules:
             own = set(rule.when.models) if isinstance(rule.when.models, tuple) else set()
-            for index, target in enumerate(rule.load_balance_targets):
+            for target in rule.load_balance_targets:
                 # A rule may route a concrete name to itself among others; only another rule's name is nesting.
                 if target.target in virtual - own:
                     problem = f"{shown(target.target)} is itself a virtual model"
-                    field = f"load_balance_targets[{index}].target"
-                    yield rule.where.error(field, problem, "name an account/model that serves")
+                    yield target.where.error("target", problem, "name an account/model that serves")

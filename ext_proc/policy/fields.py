@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ext_proc.policy.errors import PolicyError
 
-Problem = tuple[str, str, str]
-"""What a model's own check yields: (field path below the model, what is wrong, what would be right)."""
+Problem = tuple[str, str, str] | PolicyError
+"""What a model's own check yields: (field path below the model, what is wrong, what would be right), or an error that a
+part of the model has worded."""
 
 Path = tuple["Path", str | int] | None
 """Where a node stands in its document: linked upwards, so that the common case builds no text."""
@@ -52,6 +53,8 @@ NOWHERE = Where(file="", line=0, path=None, lines={})
 class Located:
     """The base of every document model."""
 
+    written_as: ClassVar[str] = ""  # the cure for something that is no mapping, where naming a field is not enough
+
     where: Where = field(default=NOWHERE, compare=False, repr=False)
 
     def problems(self) -> Iterator[Problem]:
@@ -66,6 +69,7 @@ class Spec:
     doc: str
     example: str = ""  # as YAML
     one_of: tuple[str, ...] = ()  # for text fields with a fixed vocabulary
+    elsewhere: tuple[tuple[str, str], ...] = ()  # words people write here that belong elsewhere → the cure
     minimum: int | None = None
     maximum: int | None = None
     max_items: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 
 from ext_proc.policy.errors import PolicyError
@@ -47,10 +47,14 @@ def is_null(node: Node) -> bool:
 
 def nearest(word: str, known: Sequence[str]) -> str:
     """The cure for a word that is not one of a vocabulary: the nearest, or all of them."""
-    close = difflib.get_close_matches(word, known, n=1)
-    if close:
-        return f"did you mean {close[0]!r}?"
+    for close in closest(word, known):
+        return f"did you mean {close!r}?"
     return f"use one of: {', '.join(known)}"
+
+
+def closest(word: str, known: Sequence[str]) -> Sequence[str]:
+    """The one word of a vocabulary that another is near to, or none."""
+    return difflib.get_close_matches(word, known, n=1)
 
 
 def shown(text: str) -> str:
@@ -67,7 +71,7 @@ def kind_of(node: Node) -> str:
 
 def _text(spec: Spec) -> Decoder:
     if spec.one_of:
-        return choice(spec.one_of, lambda text: text)
+        return choice(spec.one_of, lambda text: text, dict(spec.elsewhere))
 
     def decode_text(node: Node, path: Path, sink: Sink) -> object:
         if not isinstance(node, TextNode):
@@ -79,8 +83,11 @@ def _text(spec: Spec) -> Decoder:
     return decode_text
 
 
-def choice(values: tuple[str, ...], make: Callable[[str], object]) -> Decoder:
-    """A decoder of one word out of a fixed vocabulary."""
+def choice(
+    values: tuple[str, ...], make: Callable[[str], object], elsewhere: Mapping[str, str] | None = None
+) -> Decoder:
+    """A decoder of one word out of a fixed vocabulary. `elsewhere`: words of other places → what would be right."""
+    cures = elsewhere or {}
     made = {value: make(value) for value in values}
 
     def decode_choice(node: Node, path: Path, sink: Sink) -> object:
@@ -88,7 +95,8 @@ def choice(values: tuple[str, ...], make: Callable[[str], object]) -> Decoder:
             return sink.refuse(node.line, path, f"is {kind_of(node)}", f"use one of: {', '.join(values)}")
         value = made.get(node.text)
         if value is None:
-            return sink.refuse(node.line, path, f"{shown(node.text)} is not known here", nearest(node.text, values))
+            cure = cures.get(node.text) or nearest(node.text, values)
+            return sink.refuse(node.line, path, f"{shown(node.text)} is not known here", cure)
         return value
 
     return decode_choice

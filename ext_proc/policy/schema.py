@@ -16,8 +16,9 @@ from dataclasses import MISSING, Field, dataclass, fields
 from enum import StrEnum
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from ext_proc.policy.errors import PolicyError
 from ext_proc.policy.fields import Located, Path, Spec, Where
-from ext_proc.policy.scalars import BAD, SCALARS, Decoder, Sink, choice, is_null, kind_of, nearest, shown
+from ext_proc.policy.scalars import BAD, SCALARS, Decoder, Sink, choice, closest, is_null, kind_of, nearest, shown
 from ext_proc.policy.yaml_source import ListNode, MapNode, Node, TextNode
 
 _NO_SPEC = Spec("")
@@ -167,26 +168,33 @@ class _ModelDecoder:
 
     def __call__(self, node: Node, path: Path, sink: Sink) -> object:
         if not isinstance(node, MapNode):
-            return sink.refuse(node.line, path, f"is {kind_of(node)}", f"write a mapping with {self._known[0]!r}")
+            cure = f"write {self._model.written_as or f'a mapping with {self._known[0]!r}'}"
+            return sink.refuse(node.line, path, f"is {kind_of(node)}", cure)
         before = len(sink.errors)
         lines: dict[str, int] = {}
-        values = self._values(node, path, sink, lines)
+        misspelt: set[str] = set()
+        values = self._values(node, path, sink, lines, misspelt)
         for name, spec in self._needed.items():
-            if name not in values:
+            # Whoever misspelt a field has been told its name already.
+            if name not in values and name not in misspelt:
                 example = f"add it, for example {yaml_name(name)}: {spec.example}" if spec.example else "add it"
                 sink.refuse(node.line, (path, yaml_name(name)), "is missing", example)
         if len(sink.errors) > before:
             return BAD
         made = self._model(where=Where(sink.file, node.line, path, lines), **values)
-        sink.errors.extend(made.where.error(*problem) for problem in made.problems())
+        for problem in made.problems():
+            sink.errors.append(problem if isinstance(problem, PolicyError) else made.where.error(*problem))
         return BAD if len(sink.errors) > before else made
 
-    def _values(self, node: MapNode, path: Path, sink: Sink, lines: dict[str, int]) -> dict[str, Any]:
+    def _values(
+        self, node: MapNode, path: Path, sink: Sink, lines: dict[str, int], misspelt: set[str]
+    ) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key, child in node.entries:
             entry = self._entries.get(key.text)
             if entry is None:
                 sink.refuse(key.line, (path, key.text), "unknown field", nearest(key.text, self._known))
+                misspelt.update(self._entries[close].attribute for close in closest(key.text, self._known))
                 continue
             if entry.attribute in values:
                 sink.refuse(key.line, (path, key.text), "is written twice under two names", "keep one")

@@ -58,15 +58,15 @@ RATE_UNITS = MappingProxyType(
 def cap_problem(limit: Decimal, measure: Measure) -> tuple[str, str] | None:
     """Why a written limit cannot be a cap: (problem, cure), or None where it can."""
     if limit < 0:
-        return f"{limit} is negative", "write 0 to refuse everything, or a positive limit"
+        return f"{limit:f} is negative", "write 0 to refuse everything, or a positive limit"
     steps = limit * NANODOLLARS_PER_DOLLAR if measure is Measure.COST else limit
     if steps > MAX_CAP:
         largest = f"{MAX_DOLLARS} USD" if measure is Measure.COST else str(MAX_CAP)
-        return f"{limit} is more than the ledger counts exactly", f"write at most {largest}"
+        return f"{limit:f} is more than the ledger counts exactly", f"write at most {largest}"
     if steps != steps.to_integral_value():
         if measure is Measure.COST:
-            return f"{limit} is finer than a nano-dollar", "write at most nine decimals"
-        return f"{limit} is a fraction", f"write a whole number of {measure.replace('_', ' ')}"
+            return f"{limit:f} is finer than a nano-dollar", "write at most nine decimals"
+        return f"{limit:f} is a fraction", f"write a whole number of {measure.replace('_', ' ')}"
     return None
 
 

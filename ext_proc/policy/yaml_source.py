@@ -23,7 +23,7 @@ MAX_NODES = 2_000_000  # per file, aliases counted as often as they are used
 MAX_DEPTH = 32
 
 _CONFIGMAP_DATA = "..data"  # the symlink a mounted ConfigMap is swapped by
-_STR_TAG = "tag:yaml.org,2002:str"
+_CORE_TAG = "tag:yaml.org,2002:"
 _LOADER: type[yaml.SafeLoader | yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -187,8 +187,9 @@ class _Builder:
             self._leave()
 
     def _refuse_tag(self, tag: str | None, line: int) -> None:
-        if tag is not None and tag not in {"!", _STR_TAG}:
-            raise _Refused(line, "(file)", f"carries the YAML tag {tag!r}", "remove it: fields decide their own types")
+        if tag is not None and tag not in {"!", f"{_CORE_TAG}str"}:
+            short = tag.replace(_CORE_TAG, "!!")
+            raise _Refused(line, "(file)", f"carries the YAML tag {short}", "remove it: fields decide their own types")
 
     def _alias(self, event: yaml.AliasEvent) -> None:
         name = str(event.anchor)
@@ -201,7 +202,7 @@ class _Builder:
     def _enter(self, event: yaml.SequenceStartEvent | yaml.MappingStartEvent) -> None:
         line = _line(event)
         tag = event.tag
-        if tag is not None and tag not in {"!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}:
+        if tag is not None and tag not in {"!", f"{_CORE_TAG}map", f"{_CORE_TAG}seq"}:
             self._refuse_tag(tag, line)
         if len(self._open) >= MAX_DEPTH:
             raise _Refused(line, "(file)", f"nests deeper than {MAX_DEPTH} levels", "no document needs that")

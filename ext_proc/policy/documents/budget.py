@@ -27,6 +27,10 @@ from ext_proc.policy.terms import (
 )
 from ext_proc.policy.units import BUDGET_UNITS, RATE_UNITS, cap_problem
 
+_RATE_WORDS = tuple(
+    (unit, "put it in a gateway-rate-limiting-config") for unit in RATE_UNITS if unit not in BUDGET_UNITS
+)
+
 TENANT_PLAN = "tenant.plan"
 
 
@@ -90,7 +94,10 @@ class BudgetRule(Located):
         "The cap: dollars for cost units, else tokens or requests; or one per plan.", example="500"
     )
     unit: str = required(
-        "What is counted, and when it starts anew.", one_of=tuple(BUDGET_UNITS), example="cost_per_week"
+        "What is counted, and when it starts anew.",
+        one_of=tuple(BUDGET_UNITS),
+        elsewhere=_RATE_WORDS,
+        example="cost_per_week",
     )
     budget_applies_per: tuple[str, ...] = optional(
         "One account per combination of these: `user`, `team`, `virtualaccount`, `tenant`, `model`, `metadata.<key>`.",
@@ -182,4 +189,4 @@ class BudgetDocument(Located):
 
     def problems(self) -> Iterator[Problem]:
         """Ids are unique."""
-        yield from unique([rule.id for rule in self.rules], "rules[{}].id")
+        yield from unique(self.rules)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ext_proc.policy.fields import Located, Problem, optional, required
-from ext_proc.policy.scalars import nearest, shown
+from ext_proc.policy.scalars import closest, nearest, shown
 
 MAX_ID_CHARS = 200
 MAX_APPLIES_PER = 8
@@ -113,7 +113,10 @@ def bucket_key_problem(written: str) -> tuple[str, str] | None:
     key = bucket_key(written)
     if key in CALLER_KEYS or (key.startswith("metadata.") and len(key) > len("metadata.")):
         return None
-    return f"{shown(written)} is nothing to count per", nearest(key, (*CALLER_KEYS, "metadata.<key>"))
+    tag = key.partition(".")[2] if "." in key else key
+    close = closest(key, CALLER_KEYS)
+    guess = close[0] if close else f"metadata.{tag or '<key>'}"
+    return f"{shown(written)} is nothing to count per", f"did you mean {guess!r}?"
 
 
 def placeholders(rule_id: str) -> tuple[str, ...]:
@@ -126,14 +129,14 @@ def fill(rule_id: str, values: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda match: values[bucket_key(match[1])], rule_id)
 
 
-def id_problems(rule_id: str) -> Iterator[Problem]:
+def id_problems(rule_id: str) -> Iterator[tuple[str, str, str]]:
     """What is wrong with a rule's id."""
     if not rule_id.strip() or len(rule_id) > MAX_ID_CHARS or not rule_id.isprintable():
         yield ("id", f"{shown(rule_id)} is no usable id", f"write 1 to {MAX_ID_CHARS} printable characters")
     for found in _PLACEHOLDER.findall(rule_id):
         problem = bucket_key_problem(found)
         if problem:
-            yield ("id", problem[0], f"in {{…}} {problem[1]}")
+            yield ("id", *problem)
     if set("{}") & set(_PLACEHOLDER.sub("", rule_id)):
         yield ("id", f"{shown(rule_id)} has a brace without its partner", "write {metadata.<key>} or no braces")
 
@@ -241,6 +244,8 @@ class Alerts(Located):
 class SecretRef(Located):
     """Where a secret is, never the secret."""
 
+    written_as: ClassVar[str] = "{env: NAME} or {file: PATH}, never the secret itself"
+
     env: str | None = optional("An environment variable of the sidecar.", example="OPENAI_API_KEY")
     file: str | None = optional("A mounted file, read again when it changes.", example="/etc/tollgate/openai.key")
 
@@ -250,11 +255,11 @@ class SecretRef(Located):
             yield ("", "names no single place of the secret", "write either {env: NAME} or {file: PATH}")
 
 
-def unique(ids: Sequence[str], of: str) -> Iterator[Problem]:
-    """Entries of one list must have distinct ids; `of` is the list with its id field, e.g. `rules[{}].id`."""
+def unique(items: Sequence[Located], field: str = "id") -> Iterator[Problem]:
+    """Entries of one list must have distinct ids."""
     seen: dict[str, int] = {}
-    for index, name in enumerate(ids):
+    for item in items:
+        name = getattr(item, field)
         if name in seen:
-            first = of.format(seen[name])
-            yield (of.format(index), f"{shown(name)} is already the id of {first}", "give each its own")
-        seen.setdefault(name, index)
+            yield item.where.error(field, f"{shown(name)} stands already on line {seen[name]}", "give each its own")
+        seen.setdefault(name, item.where.line)

@@ -61,4 +61,4 @@ class GuardrailDocument(Located):
 
     def problems(self) -> Iterator[Problem]:
         """Ids are unique."""
-        yield from unique([rule.id for rule in self.rules], "rules[{}].id")
+        yield from unique(self.rules)

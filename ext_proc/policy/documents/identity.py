@@ -123,9 +123,9 @@ class IdentityDocument(Located):
 
     def problems(self) -> Iterator[Problem]:
         """Ids are unique."""
-        yield from unique([key.id for key in self.keys], "keys[{}].id")
-        yield from unique([team.id for team in self.teams], "teams[{}].id")
-        yield from unique([tenant.id for tenant in self.tenants], "tenants[{}].id")
+        yield from unique(self.keys)
+        yield from unique(self.teams)
+        yield from unique(self.tenants)
 
 
 def _tag_problems(tags: Mapping[str, str]) -> Iterator[Problem]:

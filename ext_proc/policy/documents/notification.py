@@ -84,4 +84,4 @@ class NotificationDocument(Located):
 
     def problems(self) -> Iterator[Problem]:
         """Names are unique."""
-        yield from unique([channel.name for channel in self.channels], "channels[{}].name")
+        yield from unique(self.channels, "name")

@@ -184,7 +184,7 @@ class ProviderDocument(Located):
             for name in ("provider", "endpoint", "region", "credential", "models"):
                 if getattr(self, name):
                     yield (name, "stands beside accounts", "move it into an account")
-            yield from unique([account.name for account in self.accounts], "accounts[{}].name")
+            yield from unique(self.accounts, "name")
         elif self.provider is None:
             yield ("accounts", "is missing", "add accounts, or provider for the one account of this name")
         else:
@@ -212,7 +212,7 @@ def account_problems(name: str, provider: str, endpoint: str | None, models: tup
     """What is wrong with one account."""
     if not _ACCOUNT_NAME.fullmatch(name):
         yield ("name", f"{shown(name)} is no account name", "use at most 63 letters, digits, '.', '_' and '-'")
-    yield from unique([model.name for model in models], "models[{}].name")
+    yield from unique(models, "name")
     if endpoint is None:
         if provider not in DEFAULT_ENDPOINTS:
             yield ("endpoint", f"is missing and {provider} has no public one", "add the base URL")

@@ -10,9 +10,11 @@ from typing import Literal
 from ext_proc.policy.documents.common import When, applies_per_problems, id_problems, unique
 from ext_proc.policy.fields import Located, Problem, optional, required
 from ext_proc.policy.terms import OnMissingKey, OnStoreFailure
-from ext_proc.policy.units import RATE_UNITS, cap_problem
+from ext_proc.policy.units import BUDGET_UNITS, RATE_UNITS, cap_problem
 
 MAX_RATE_KEYS = 2
+
+_BUDGET_WORDS = tuple((unit, "put it in a gateway-budget-config") for unit in BUDGET_UNITS if unit not in RATE_UNITS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +24,12 @@ class RateRule(Located):
     id: str = required("Names the rule in the refusal; `{…}` makes buckets.", example="per-user-minute")
     when: When = required("Which requests; `{}` is all of them.", example="{models: [openai-main/gpt-4o]}")
     limit_to: Decimal = required("How many in the period.", example="60")
-    unit: str = required("What is counted, over how long.", one_of=tuple(RATE_UNITS), example="requests_per_minute")
+    unit: str = required(
+        "What is counted, over how long.",
+        one_of=tuple(RATE_UNITS),
+        elsewhere=_BUDGET_WORDS,
+        example="requests_per_minute",
+    )
     rate_limit_applies_per: tuple[str, ...] = optional(
         "One count per combination of these, at most two: `user`, `team`, `virtualaccount`, `tenant`, `model`, "
         "`metadata.<key>`.",
@@ -63,4 +70,4 @@ class RateDocument(Located):
 
     def problems(self) -> Iterator[Problem]:
         """Ids are unique."""
-        yield from unique([rule.id for rule in self.rules], "rules[{}].id")
+        yield from unique(self.rules)

@@ -165,11 +165,12 @@ class WeightRule(Located):
     def problems(self) -> Iterator[Problem]:
         """Weights are shares of a hundred."""
         yield from _chain_problems(self.load_balance_targets)
-        for index, target in enumerate(self.load_balance_targets):
+        weights = [target.weight for target in self.load_balance_targets]
+        for target in self.load_balance_targets:
             if target.weight is None:
-                yield (f"load_balance_targets[{index}].weight", "is missing", "give every target its percent")
-        total = sum(target.weight or 0 for target in self.load_balance_targets)
-        if self.load_balance_targets and total != TOTAL_WEIGHT:
+                yield target.where.error("weight", "is missing", "give every target its percent")
+        total = sum(weight or 0 for weight in weights)
+        if weights and None not in weights and total != TOTAL_WEIGHT:
             yield ("load_balance_targets", f"has weights that sum to {total}", f"make them sum to {TOTAL_WEIGHT}")
 
 
@@ -245,7 +246,7 @@ class RoutingDocument(Located):
 
     def problems(self) -> Iterator[Problem]:
         """Ids are unique."""
-        yield from unique([rule.id for rule in self.rules], "rules[{}].id")
+        yield from unique(self.rules)
 
 
 def target_problems(field: str, target: str) -> Iterator[Problem]:

@@ -58,7 +58,7 @@ class TagDefinition(Located):
 
     def problems(self) -> Iterator[Problem]:
         """The pattern compiles; the values fit it and differ."""
-        yield from unique([entry.value for entry in self.values], "values[{}].value")
+        yield from unique(self.values, "value")
         if self.pattern is not None:
             problem = pattern_problem(self.pattern)
             if problem:
@@ -96,7 +96,7 @@ class TaggingDocument(Located):
 
     def problems(self) -> Iterator[Problem]:
         """Ids are unique; the header's name is one."""
-        yield from unique([rule.id for rule in self.rules], "rules[{}].id")
+        yield from unique(self.rules)
         if not _HEADER_NAME.fullmatch(self.header):
             yield ("header", f"{shown(self.header)} is no header name", "use letters, digits and hyphens")
 
@@ -152,4 +152,4 @@ class MetadataDocument(Located):
 
     def problems(self) -> Iterator[Problem]:
         """Ids are unique."""
-        yield from unique([rule.id for rule in self.rules], "rules[{}].id")
+        yield from unique(self.rules)
