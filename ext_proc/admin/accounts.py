@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from ext_proc.ledger.interface import AccountBalance, Measure
+from ext_proc.ledger.interface import AccountBalance, Measure, Period, Window, WindowKind
 from ext_proc.ledger.units import rfc3339, unit_name
 from ext_proc.pricing.money import dollars
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class State(StrEnum):
@@ -52,6 +56,31 @@ def account_json(balance: AccountBalance) -> dict[str, object]:
     }
 
 
+def account_from_json(account: Mapping[str, object]) -> AccountBalance:
+    """The inverse of `account_json`, for the command line. What the JSON does not tell (the time zone, the document's
+    type) is left empty. Raises KeyError, TypeError or ValueError where it is not such an account.
+    """
+    measure, _, period = str(account["unit"]).rpartition("_per_")
+    bucket = account["bucket"]
+    if not isinstance(bucket, Mapping):
+        raise TypeError("a bucket is an object")
+    window = Window(WindowKind.LIFETIME) if period == "lifetime" else Window(WindowKind.CALENDAR, Period(period))
+    return AccountBalance(
+        rule=str(account["rule"]),
+        template=str(account["template"]),
+        document=str(account["document"]),
+        document_type="",
+        bucket=tuple((str(key), None if value is None else str(value)) for key, value in bucket.items()),
+        measure=Measure(measure),
+        window=window,
+        window_start_us=_time_us(account["window_start"]),
+        window_end_us=_time_us(account["window_end"]),
+        cap=int(str(account["cap"])),
+        spent=int(str(account["spent"])),
+        held=int(str(account["held"])),
+    )
+
+
 def bucket_text(bucket: tuple[tuple[str, str | None], ...]) -> str:
     """`cost_center=search, user=(none)`; '' for the one shared bucket of a rule that has none."""
     return ", ".join(f"{key.removeprefix('metadata.')}={'(none)' if value is None else value}" for key, value in bucket)
@@ -59,3 +88,10 @@ def bucket_text(bucket: tuple[tuple[str, str | None], ...]) -> str:
 
 def _time(time_us: int | None) -> str | None:
     return None if time_us is None else rfc3339(time_us)
+
+
+def _time_us(text: object) -> int | None:
+    if text is None:
+        return None
+    since = datetime.fromisoformat(str(text)) - _EPOCH
+    return since // timedelta(microseconds=1)

@@ -28,10 +28,24 @@ class Row:
     used_permille: int
 
 
+def row_of(balance: AccountBalance, now_us: int) -> Row:
+    """One account's row. `now_us` is the time to count the reset from, microseconds."""
+    amounts = (amount_text(value, balance.measure) for value in (balance.spent, balance.held, balance.cap))
+    end_us = balance.window_end_us
+    cells = (
+        _printable(bucket_text(balance.bucket) or SHARED),
+        _printable(balance.rule),
+        *amounts,
+        state_of(balance.spent, balance.cap).value,
+        "never" if end_us is None else duration_text(-(-(end_us - now_us) // 1_000_000)),
+    )
+    return Row(cells, balance.spent * 1_000 // balance.cap if balance.cap > 0 else 1_000)
+
+
 def rows_of(balances: Sequence[AccountBalance], now_us: int) -> list[Row]:
-    """Rows by document, rule and bucket. `now_us` is the time to count resets from, microseconds."""
+    """Rows by document, rule and bucket."""
     ordered = sorted(balances, key=lambda one: (one.document, one.template, bucket_text(one.bucket), one.rule))
-    return [_row(balance, now_us) for balance in ordered]
+    return [row_of(balance, now_us) for balance in ordered]
 
 
 def render(rows: Sequence[Row], *, width: int, rows_max: int | None = None) -> str:
@@ -72,19 +86,6 @@ def amount_text(amount: int, measure: Measure) -> str:
         return f"<{sign}$0.{1:0{decimals}d}"
     whole, fraction = divmod(steps, 10**decimals)
     return f"{sign}${whole:,}.{fraction:0{decimals}d}"
-
-
-def _row(balance: AccountBalance, now_us: int) -> Row:
-    amounts = (amount_text(value, balance.measure) for value in (balance.spent, balance.held, balance.cap))
-    end_us = balance.window_end_us
-    cells = (
-        _printable(bucket_text(balance.bucket) or SHARED),
-        _printable(balance.rule),
-        *amounts,
-        state_of(balance.spent, balance.cap).value,
-        "never" if end_us is None else duration_text(-(-(end_us - now_us) // 1_000_000)),
-    )
-    return Row(cells, balance.spent * 1_000 // balance.cap if balance.cap > 0 else 1_000)
 
 
 def _printable(text: str) -> str:
