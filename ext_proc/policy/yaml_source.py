@@ -22,7 +22,7 @@ MAX_FILE_BYTES = 16 << 20
 MAX_NODES = 2_000_000  # per file, aliases counted as often as they are used
 MAX_DEPTH = 32
 
-_CONFIGMAP_DATA = "..data"  # the symlink a mounted ConfigMap is swapped by
+CONFIGMAP_DATA = "..data"  # the symlink a mounted ConfigMap is swapped by
 _CORE_TAG = "tag:yaml.org,2002:"
 _LOADER: type[yaml.SafeLoader | yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -84,7 +84,7 @@ def read_directory(directory: Path) -> tuple[SourceFile, ...]:
     """
     # The mount's file symlinks all lead through `..data`, which is swapped in one step: resolving it once keeps a set
     # from being read half old, half new.
-    generation = directory / _CONFIGMAP_DATA
+    generation = directory / CONFIGMAP_DATA
     root = generation.resolve() if generation.exists() else directory
     paths = sorted(p for p in root.iterdir() if is_policy_file(p))
     if len(paths) > MAX_FILES:
