@@ -28,6 +28,9 @@ METER_NATIVE: Final = "native"
 WORKER_KEY: Final = "worker"
 """Key in the ticket's namespace: the worker that admitted. The access log is filtered on it."""
 
+OWN_DETAILS: Final = "tollgate"
+"""How the `details` of an immediate response start. Without, Envoy would take it for an error of its own making."""
+
 RATE_LIMIT_HEADERS: Final = tuple(
     f"x-ratelimit-{part}-{unit}" for unit in ("requests", "tokens") for part in ("limit", "remaining", "reset")
 )

@@ -17,6 +17,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 
 from ext_proc.envoy_config.access_log import RENEWALS_PER_LEASE, build_access_logs
 from ext_proc.envoy_config.filters import build_filters, strip_control_headers
+from ext_proc.envoy_config.local_replies import build_local_replies
 from ext_proc.envoy_config.parts import packed, seconds, socket
 from ext_proc.envoy_config.routes import build_routes
 from ext_proc.envoy_config.settings import MEBIBYTE, EnvoySettings
@@ -52,6 +53,7 @@ def build_connection_manager(settings: EnvoySettings) -> HttpConnectionManager:
         access_log_options=HttpConnectionManagerHcmAccessLogOptions(
             access_log_flush_interval=seconds(settings.hold_lease_seconds / RENEWALS_PER_LEASE)
         ),
+        local_reply_config=build_local_replies(settings),
         early_header_mutation_extensions=[strip_control_headers()],
         # At the edge: the client's address is the socket's, and a client cannot choose its request id.
         use_remote_address=True,

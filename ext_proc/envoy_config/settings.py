@@ -79,7 +79,7 @@ class Limits:
     """What one Envoy takes on, so that no client can exhaust it. Bytes and seconds."""
 
     request_body_bytes: int = 32 * MEBIBYTE  # more is answered 413
-    connection_buffer_bytes: int = 64 * MEBIBYTE  # at least the body, and what an answer read as a whole may be
+    connection_buffer_bytes: int = MEBIBYTE  # what a slow client can make Envoy keep; routes lift it for request bodies
     connections: int = 50_000  # downstream
     streams_per_connection: int = 256  # HTTP/2
     heap_bytes: int | None = None  # None: no limit of Envoy's own; else new requests are refused at 95 %
@@ -122,8 +122,6 @@ class EnvoySettings:
         _refuse_repeats("accounts", [account.name for account in self.accounts])
         for account in self.accounts:
             _check_account(account)
-        if self.limits.connection_buffer_bytes < self.limits.request_body_bytes:
-            raise EnvoyConfigError("limits.connection_buffer_bytes: must not be below limits.request_body_bytes")
 
 
 def _refuse_repeats(setting: str, names: list[str]) -> None:
