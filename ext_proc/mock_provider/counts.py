@@ -47,14 +47,11 @@ def counts_for(header: str | None, document: Mapping[str, object], output_limit:
     provider that breaks its promise can be played. Raises `MockRequestError` naming the key at fault.
     """
     limit = DEFAULT_OUTPUT_TOKENS if output_limit is None else output_limit
-    asked = {} if header is None else _asked(header, limit)
-    return Counts(
-        **{
-            "input": max(1, text_bytes(document) // _BYTES_PER_TOKEN),
-            "output": min(DEFAULT_OUTPUT_TOKENS, limit),
-            **asked,
-        }
-    )
+    counts = {} if header is None else _asked(header, limit)
+    if "input" not in counts:
+        counts["input"] = max(1, text_bytes(document) // _BYTES_PER_TOKEN)
+    counts.setdefault("output", min(DEFAULT_OUTPUT_TOKENS, limit))
+    return Counts(**counts)
 
 
 def text_bytes(value: object) -> int:
