@@ -21,6 +21,14 @@ def minted_us(hold_id: str) -> int:
     return int(hold_id[:_TIME_DIGITS], 16) * 1000
 
 
+def minted_or_zero_us(hold_id: str) -> int:
+    """The mint time of an id; what is not an id of ours counts as older than everything."""
+    try:
+        return minted_us(hold_id)
+    except ValueError:
+        return 0
+
+
 def next_attempt(hold_id: str) -> str:
     """The id of the attempt after this one."""
     request, _, attempt = hold_id.rpartition(".")

@@ -139,6 +139,9 @@ class HoldRequest:
     `context` is a JSON object text (caller, tags, requested model, …) kept with the hold and copied into the journal
     entry, so that any worker can settle from the ticket alone. `previous` resolves attempt n−1 in the same step.
     `series` names the tag values whose hourly and daily spend is kept (`cost_center`, …) and the top consumers.
+
+    A hold answered UNAVAILABLE may or may not stand in Redis. The ledger releases it in the background, so that a
+    refused request costs nothing; `keep_if_unavailable` is for a request that is forwarded all the same.
     """
 
     hold_id: str
@@ -147,6 +150,7 @@ class HoldRequest:
     context: str = "{}"
     series: tuple[tuple[str, str], ...] = ()
     previous: Resolution | None = None
+    keep_if_unavailable: bool = False
 
 
 class Code(StrEnum):

@@ -1,0 +1,201 @@
+"""What travels between a worker and the scripts, and nothing else: requests as JSON, answers as words.
+
+A script's answer is `[code, redis_us, epoch, seq, …]`, all decimal or plain text. Numbers in a request stay within
+2^53 − 1 (`amounts`), so that JSON's doubles hold them exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import orjson
+
+from ext_proc.ledger import keys
+from ext_proc.ledger.amounts import charged, effective, rate, saturated
+from ext_proc.ledger.interface import (
+    AccountSpec,
+    AccountState,
+    Code,
+    HoldReply,
+    HoldRequest,
+    Measure,
+    Plan,
+    RefusedBecause,
+    Resolution,
+    ResolveReply,
+    Stamp,
+    WindowKind,
+)
+from ext_proc.ledger.options import Retention
+from ext_proc.ledger.windows import SLIDING_US, WindowCache
+
+WINDOW_STALE = "window_stale"
+"""The script's way to say that a window in the request has ended: ask again with the time in the stamp."""
+
+_ACCOUNTS_CACHED = 50_000
+
+
+class HoldEncoder:
+    """Hold requests as the script reads them. Remembers the digest and description of accounts it has seen."""
+
+    def __init__(self, retention: Retention) -> None:
+        self._retention = retention
+        self._windows = WindowCache()
+        self._known: dict[AccountSpec, tuple[str, dict[str, object]]] = {}
+
+    def encode(self, request: HoldRequest, now_us: int) -> bytes:
+        """The request with the calendar windows of `now_us`."""
+        accounts: list[dict[str, object]] = []
+        positions: dict[str, int] = {}
+        plans = orjson.dumps([self._plan(plan, accounts, positions, now_us) for plan in request.plans])
+        fingerprint = blake2b(plans, digest_size=8)
+        fingerprint.update(" ".join(positions).encode())
+        retention = self._retention
+        ask: dict[str, object] = {
+            "id": request.hold_id,
+            "fingerprint": fingerprint.hexdigest(),
+            "lease_us": request.lease_ms * 1000,
+            "keep_us": retention.resolved_ms * 1000,
+            "refused_us": retention.refused_ms * 1000,
+            "idle_us": retention.lifetime_idle_ms * 1000,
+            "context": request.context,
+            "accounts": accounts,
+            "plans": orjson.Fragment(plans),
+        }
+        if request.previous is not None:
+            ask["previous"] = _resolution(request.previous)
+        return orjson.dumps(ask)
+
+    def _plan(
+        self, plan: Plan, accounts: list[dict[str, object]], positions: dict[str, int], now_us: int
+    ) -> dict[str, object]:
+        postings = []
+        seen = set()
+        for posting in plan.postings:
+            digest, description = self._describe(posting.account)
+            assert digest not in seen, f"two postings of one plan on one account: {posting.account.rule_id}"
+            seen.add(digest)
+            position = positions.get(digest)
+            if position is None:
+                position = positions[digest] = len(positions) + 1
+                accounts.append(self._account(posting.account, digest, description, now_us))
+            postings.append(
+                {
+                    "account": position,
+                    "deciding": posting.deciding,
+                    "fixed": saturated(posting.fixed),
+                    "milli": rate(posting),
+                    "spent_below": -1 if posting.spent_below is None else saturated(posting.spent_below),
+                }
+            )
+        return {
+            "target": plan.target,
+            "output_min": saturated(plan.output_min),
+            "output_max": saturated(plan.output_max),
+            "postings": postings,
+        }
+
+    def _account(
+        self, spec: AccountSpec, digest: str, description: dict[str, object], now_us: int
+    ) -> dict[str, object]:
+        account = {**description, "cap": saturated(spec.cap)}
+        bounds = self._windows.bounds(spec.window, now_us)
+        start_us = 0
+        if bounds is not None:
+            start_us = account["window_start"] = bounds[0]
+            account["window_end"] = bounds[1]
+        account["name"] = keys.account_name(spec.window.kind, digest, start_us)
+        account["meta"] = describe(spec, bounds)
+        return account
+
+    def _describe(self, spec: AccountSpec) -> tuple[str, dict[str, object]]:
+        known = self._known.get(spec)
+        if known is None:
+            description: dict[str, object] = {"kind": spec.window.kind, "measure": spec.measure}
+            if spec.window.kind is WindowKind.SLIDING:
+                assert spec.window.period is not None, "a sliding window has a period"
+                description["period"] = SLIDING_US[spec.window.period]
+            if len(self._known) >= _ACCOUNTS_CACHED:
+                self._known.clear()
+            known = self._known[spec] = (keys.digest(spec), description)
+        return known
+
+
+def describe(spec: AccountSpec, bounds: tuple[int, int] | None) -> str:
+    """What an account keeps about itself, written when it begins, so that Redis alone can list it."""
+    window = spec.window
+    description = [
+        spec.expanded_id,
+        spec.rule_id,
+        spec.document_name,
+        spec.document_type,
+        spec.bucket,
+        spec.measure,
+        window.kind,
+        window.period,
+        window.timezone,
+        *(bounds or (None, None)),
+    ]
+    return orjson.dumps(description).decode()
+
+
+def encode_resolution(resolution: Resolution, retention: Retention) -> bytes:
+    """A settle or release as the script reads it."""
+    return orjson.dumps({**_resolution(resolution), "keep_us": retention.resolved_ms * 1000})
+
+
+def _resolution(resolution: Resolution) -> dict[str, object]:
+    charge = effective(resolution)
+    by_measure = {str(measure): charged(charge, measure) for measure in Measure}
+    return {
+        "id": resolution.hold_id,
+        "basis": resolution.basis,
+        "fingerprint": f"{resolution.basis} {' '.join(map(str, by_measure.values()))}",
+        "charge": by_measure,
+        "detail": resolution.detail,
+    }
+
+
+def stamp(reply: Sequence[bytes]) -> Stamp:
+    """When the answer was given, by which life of Redis."""
+    return Stamp(int(reply[1]), reply[2].decode(), int(reply[3]))
+
+
+def decode_hold(request: HoldRequest, reply: Sequence[bytes]) -> HoldReply:
+    """The script's answer to a hold. A refusal's states belong to the last plan."""
+    code = Code(reply[0].decode())
+    when = stamp(reply)
+    if code not in (Code.HELD, Code.EXISTS, Code.REFUSED):
+        return HoldReply(code, when)
+    index, output, words = int(reply[4]), int(reply[5]), reply[6].decode()
+    plan = request.plans[index] if request.plans else None
+    states = (
+        tuple(_state(plan, position, text) for position, text in enumerate(words.split(";"))) if plan and words else ()
+    )
+    if code is Code.REFUSED:
+        return HoldReply(code, when, states=states)
+    return HoldReply(code, when, index, output, states)
+
+
+def _state(plan: Plan, position: int, text: str) -> AccountState:
+    spent, held, start, end, *refusal = text.split(" ")
+    because, asked = None, 0
+    if refusal:
+        position, because, asked = int(refusal[0]), RefusedBecause(refusal[1]), int(refusal[2])
+    posting = plan.postings[position]
+    return AccountState(
+        account=posting.account,
+        deciding=posting.deciding,
+        spent=int(spent),
+        held=int(held),
+        window_start_us=None if start == "-" else int(start),
+        window_end_us=None if end == "-" else int(end),
+        refused=because,
+        asked=asked,
+    )
+
+
+def decode_resolve(reply: Sequence[bytes]) -> ResolveReply:
+    """The script's answer to a settle or release."""
+    return ResolveReply(Code(reply[0].decode()), stamp(reply))

@@ -1,0 +1,23 @@
+"""Every error of the ledger. What can be expected is a result code, not an error: these are broken expectations."""
+
+from __future__ import annotations
+
+
+class LedgerError(Exception):
+    """The base: never raised as it is."""
+
+
+class UnknownTimezoneError(LedgerError):
+    """A window names a time zone that the tz database does not have. The policy loader refuses such a rule first."""
+
+
+class StoreError(LedgerError):
+    """Redis answered with an error. Inside the ledger only: a caller sees `Code.UNAVAILABLE`."""
+
+
+class StoreUnreachableError(StoreError):
+    """The connection broke, or could not be made. Inside the ledger only, as `StoreError`."""
+
+
+class ScriptUnknownError(StoreError):
+    """Redis does not have the script (it restarted, failed over or was told to forget): send it again."""

@@ -1,0 +1,257 @@
+-- Hold: the first admissible plan, with the largest affordable output, on all its accounts or on none.
+local ask = cjson.decode(ARGV[1])
+local ID = ask.id
+local REFUSED = PREFIX .. 'refused:' .. ID
+local NEVER = '-'
+
+local function saturate(number)
+  return math.min(number, MAX_AMOUNT)
+end
+
+-- fixed + ceil(milli * output / 1000), exact: the product is taken apart so that no part of it passes 2^53 unnoticed.
+local function amount(posting, output)
+  local rest = math.fmod(output, 1000)
+  local part = rest * posting.milli
+  part = (part + math.fmod(1000 - math.fmod(part, 1000), 1000)) / 1000
+  return saturate(posting.fixed + (output - rest) / 1000 * posting.milli + part)
+end
+
+local function largest_output(posting, room, least, most)
+  local asked = amount(posting, most)
+  if asked == 0 or asked <= room then
+    return most
+  end
+  local free = room - posting.fixed
+  if free < 0 or posting.milli == 0 then
+    return least
+  end
+  local rest = math.fmod(free, posting.milli)
+  local part = rest * 1000
+  local affordable = (free - rest) / posting.milli * 1000 + (part - math.fmod(part, posting.milli)) / posting.milli
+  return math.min(math.max(affordable, least), most)
+end
+
+-- The account of a posting, at this moment.
+local function account_of(posting)
+  local spec = ask.accounts[posting.account]
+  local a = account(spec.kind, spec.name)
+  if spec.kind == 'sliding' then
+    forget(a, spec.period)
+  end
+  return a, spec
+end
+
+-- An account's state as words: spent, held, and the bounds of its window.
+local function state(a, spec, ends)
+  if spec.kind == 'calendar' then
+    return table.concat({ text(a.spent), text(a.held), text(spec.window_start), text(spec.window_end) }, ' ')
+  end
+  return table.concat({ text(a.spent), text(a.held), NEVER, ends }, ' ')
+end
+
+local function refused_because(posting, a, spec, asked)
+  if posting.spent_below >= 0 and a.spent >= posting.spent_below then
+    return 'constrained'
+  end
+  if not posting.deciding or asked == 0 then
+    return nil
+  end
+  if asked > spec.cap then
+    return 'never_fits'
+  end
+  if a.spent + asked > spec.cap then
+    return 'spent'
+  end
+  if a.spent + a.held + asked > spec.cap then
+    return 'contended'
+  end
+  return nil
+end
+
+-- When a sliding window will have forgotten enough for the refused amount.
+local function enough_forgotten(a, spec, asked, because)
+  if because ~= 'spent' and because ~= 'contended' then
+    return NEVER
+  end
+  local total = a.spent + a.held + asked
+  local slots = redis.call('ZRANGEBYSCORE', a.slots, '(' .. text(now - a.period), '+inf')
+  for _, slot in ipairs(slots) do
+    local amounts = redis.call('HMGET', a.key, 's' .. slot, 'h' .. slot)
+    total = total - figure(amounts[1], 'slot') - figure(amounts[2], 'slot')
+    if total <= spec.cap then
+      return text(tonumber(slot) + a.period)
+    end
+  end
+  return NEVER
+end
+
+local function first_forgotten(a, slot)
+  local oldest = redis.call('ZRANGEBYSCORE', a.slots, '(' .. text(now - a.period), '+inf', 'LIMIT', 0, 1)
+  local first = slot
+  if a.generation and not a.stale and oldest[1] then
+    first = math.min(tonumber(oldest[1]), slot)
+  end
+  return text(first + a.period)
+end
+
+-- The states of the accounts that refuse this plan, as words; empty when it is admissible.
+local function refusals(plan)
+  local states = {}
+  for index, posting in ipairs(plan.postings) do
+    local a, spec = account_of(posting)
+    local asked = amount(posting, plan.output_min)
+    local because = refused_because(posting, a, spec, asked)
+    if because then
+      local ends = spec.kind == 'sliding' and enough_forgotten(a, spec, asked, because) or NEVER
+      states[#states + 1] = table.concat({ state(a, spec, ends), text(index - 1), because, text(asked) }, ' ')
+    end
+  end
+  return states
+end
+
+local function refresh_cap(a, spec)
+  if a.generation and a.cap ~= text(spec.cap) then
+    a.cap = text(spec.cap)
+    write('HSET', a.key, 'cap', a.cap)
+  end
+end
+
+local function begin(a, spec)
+  if a.generation then
+    refresh_cap(a, spec)
+    return
+  end
+  if a.stale then
+    write('DEL', a.key)
+    if a.slots then
+      write('DEL', a.slots)
+    end
+  end
+  a.generation = text(seq + 1)
+  a.cap = text(spec.cap)
+  write('HSET', a.key, 'gen', a.generation, 'cap', a.cap, 'meta', spec.meta, 'spent', '0', 'held', '0')
+end
+
+local function keep_account(a, spec)
+  if spec.kind == 'calendar' then
+    keep(a, spec.window_end + ask.keep_us, 0)
+  elseif spec.kind == 'lifetime' then
+    keep(a, now + ask.idle_us, 86400000000)
+  elseif spec.kind == 'sliding' then
+    keep(a, now + 2 * spec.period, 2 * spec.period)
+  else
+    keep(a, now + ask.keep_us, ask.keep_us)
+  end
+end
+
+-- Set one posting aside; returns it as the hold keeps it, and its account's state as words.
+local function set_aside(posting, output)
+  local a, spec = account_of(posting)
+  local held = amount(posting, output)
+  local slot, ends = false, NEVER
+  if spec.kind == 'sliding' then
+    slot = slot_of(a, spec.cap)
+    ends = first_forgotten(a, slot)
+  end
+  begin(a, spec)
+  keep_account(a, spec)
+  increment(a.key, 'held', held)
+  a.held = a.held + held
+  if slot then
+    local kept = redis.call('HGET', a.key, 'h' .. text(slot))
+    figure(kept, 'slot')
+    write('HINCRBY', a.key, 'h' .. text(slot), text(held))
+    write('ZADD', a.slots, text(slot), text(slot))
+  end
+  return { spec.kind, spec.name, a.generation, held, spec.measure, slot, spec.period }, state(a, spec, ends)
+end
+
+local function grant(index, plan)
+  local output = plan.output_max
+  for _, posting in ipairs(plan.postings) do
+    if posting.deciding then
+      local a, spec = account_of(posting)
+      local room = spec.cap - a.spent - a.held
+      output = math.min(output, largest_output(posting, room, plan.output_min, plan.output_max))
+    end
+  end
+  local postings, states, nanodollars = {}, {}, 0
+  for i, posting in ipairs(plan.postings) do
+    postings[i], states[i] = set_aside(posting, output)
+    if postings[i][5] == 'cost' then
+      nanodollars = math.max(nanodollars, postings[i][4])
+    end
+  end
+  local answer = { text(index - 1), text(output), table.concat(states, ';') }
+  remember(ID, { 'open', ask.fingerprint, nanodollars, postings, ask.context, answer })
+  write('ZADD', LEASES, text(now + ask.lease_us), ID)
+  return { 'held', unpack(answer) }
+end
+
+local function refuse(plan, states)
+  for _, posting in ipairs(plan and plan.postings or {}) do
+    local a, spec = account_of(posting)
+    if refused_because(posting, a, spec, amount(posting, plan.output_min)) then
+      refresh_cap(a, spec)
+    end
+  end
+  local answer = { text(math.max(#ask.plans - 1, 0)), '0', table.concat(states, ';') }
+  local until_us = now + ask.refused_us
+  write('SET', REFUSED, cmsgpack.pack({ until_us, ask.fingerprint, answer }), 'PXAT', milliseconds(until_us))
+  return { 'refused', unpack(answer) }
+end
+
+-- What a repeated call gets, or nil for a new id.
+local function repeated()
+  local record = hold_record(ID)
+  if record then
+    if record[1] ~= 'open' then
+      return { 'already_resolved' }
+    elseif record[2] ~= ask.fingerprint then
+      return { 'exists_with_different_amount' }
+    end
+    return { 'exists', unpack(record[6]) }
+  end
+  local packed = redis.call('GET', REFUSED)
+  local refused = packed and cmsgpack.unpack(packed)
+  if refused and refused[1] > now then
+    if refused[2] ~= ask.fingerprint then
+      return { 'exists_with_different_amount' }
+    end
+    return { 'refused', unpack(refused[3]) }
+  end
+  if minted_us(ID) < now - ask.keep_us then
+    return { 'too_old' }
+  end
+  return nil
+end
+
+local function decide()
+  local states
+  for index, plan in ipairs(ask.plans) do
+    states = refusals(plan)
+    if #states == 0 then
+      return grant(index, plan)
+    end
+  end
+  return refuse(ask.plans[#ask.plans], states or {})
+end
+
+-- The worker sends the windows of the time it last knew. If one has ended since, it is told the time and asks again.
+for _, spec in ipairs(ask.accounts) do
+  if spec.kind == 'calendar' and (now < spec.window_start or now >= spec.window_end) then
+    return reply('window_stale')
+  end
+end
+redis.call('ZSCORE', LEASES, ID) -- only to find a key of another type before the first write
+if ask.previous then
+  resolve(ask.previous, ask.keep_us)
+  if #writes > 0 then
+    write('ZREM', LEASES, ask.previous.id)
+  end
+end
+local answer = repeated() or decide()
+if #writes > 0 then
+  commit()
+end
+return reply(unpack(answer))

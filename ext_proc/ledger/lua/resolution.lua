@@ -1,0 +1,101 @@
+-- How a hold ends: settled, released, expired, corrected once after it expired, or entombed before it arrived.
+local JOURNAL = PREFIX .. 'journal'
+local UNCHARGED = { cost = 0, tokens = 0, input_tokens = 0, output_tokens = 0, requests = 0, concurrent_requests = 0 }
+
+-- An id starts with its mint time in milliseconds, 12 hex digits; what is not an id of ours is older than everything.
+local function minted_us(id)
+  return (tonumber(string.sub(id, 1, 12), 16) or 0) * 1000
+end
+
+-- A hold is one packed string: {'open', fingerprint, held nano-dollars, postings, context, reply}, or
+-- {'expired', until, held nano-dollars, postings, context}, or its tombstone {'resolved', until, fingerprint}.
+-- A posting is {kind, name, generation, amount, measure, slot, period}; slot is false outside sliding windows.
+local function hold_record(id)
+  local packed = redis.call('GET', PREFIX .. 'hold:' .. id)
+  if not packed then
+    return nil
+  end
+  local record = cmsgpack.unpack(packed)
+  if record[1] ~= 'open' and record[2] <= now then
+    return nil
+  end
+  return record
+end
+
+local function remember(id, record)
+  local key = PREFIX .. 'hold:' .. id
+  if record[1] == 'open' then
+    write('SET', key, cmsgpack.pack(record))
+  else
+    write('SET', key, cmsgpack.pack(record), 'PXAT', milliseconds(record[2]))
+  end
+end
+
+-- How long an id is remembered: from now, or from its mint time should Redis time have stepped back behind that.
+local function remembered_until(id, keep_us)
+  return math.max(now, minted_us(id)) + keep_us
+end
+
+local function expired_charge(posting)
+  if posting[5] == 'concurrent_requests' then
+    return 0
+  end
+  return posting[4]
+end
+
+local function journal(id, record, charge, basis, by_measure, detail)
+  redis.call('XLEN', JOURNAL) -- only to find a key of another type before the first write
+  local correction = record[1] == 'expired' and '1' or '0'
+  write(
+    'XADD', JOURNAL, '*',
+    'id', id, 'us', text(now), 'charge', text(charge), 'hold', text(record[3]),
+    'in', text(by_measure.input_tokens), 'out', text(by_measure.output_tokens),
+    'basis', basis, 'correction', correction, 'context', record[5], 'detail', detail
+  )
+end
+
+-- Settle or release one hold. `asked` has id, basis, fingerprint, charge (by measure) and detail. Returns
+-- the result code. Removing the lease is left to the script: where it stands among the writes matters there.
+local function resolve(asked, keep_us)
+  local id, basis, fingerprint, by_measure = asked.id, asked.basis, asked.fingerprint, asked.charge
+  redis.call('ZSCORE', LEASES, id) -- only to find a key of another type before the first write
+  local record = hold_record(id)
+  if not record then
+    if minted_us(id) < now - keep_us then
+      return 'too_old'
+    end
+    remember(id, { 'resolved', remembered_until(id, keep_us), fingerprint })
+    return 'tombstoned'
+  end
+  if record[1] == 'resolved' then
+    return record[3] == fingerprint and 'exists' or 'already_resolved'
+  end
+  local late = record[1] == 'expired'
+  for _, posting in ipairs(record[4]) do
+    local spent = by_measure[posting[5]]
+    if late then
+      post(posting, 0, spent - expired_charge(posting))
+    else
+      post(posting, -posting[4], spent)
+    end
+  end
+  journal(id, record, by_measure.cost - (late and record[3] or 0), basis, by_measure, asked.detail)
+  remember(id, { 'resolved', remembered_until(id, keep_us), fingerprint })
+  if late then
+    return 'corrected'
+  end
+  return basis == 'released' and 'released' or 'settled'
+end
+
+-- Charge in full a hold whose lease ran out. What it was is kept, so that a late settle can correct it.
+local function expire(id, keep_us)
+  local record = hold_record(id)
+  if not record or record[1] ~= 'open' then
+    return
+  end
+  for _, posting in ipairs(record[4]) do
+    post(posting, -posting[4], expired_charge(posting))
+  end
+  journal(id, record, record[3], 'expired', UNCHARGED, '{}')
+  remember(id, { 'expired', remembered_until(id, keep_us), record[3], record[4], record[5] })
+end

@@ -1,0 +1,492 @@
+"""The model: what the ledger promises, in the plainest code that keeps it.
+
+This module is the specification. The Redis ledger must answer every sequence of calls exactly as this does, and a
+stateful test holds the two together. It has no concurrency, no deadline and no failure; time comes from the clock it
+is given, in microseconds.
+
+Three rules carry the rest:
+
+- A step reads everything first and then changes everything at once (here: nothing can fail in between).
+- An account remembers a *generation*, new each time it begins anew. A hold remembers the generation it was made in,
+  and its settle moves that one or, where it is gone, none: a balance is never negative.
+- What is past its time is absent, whether or not it was deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from ext_proc.ledger import ids, keys
+from ext_proc.ledger.amounts import amount, charged, effective, largest_output, saturated
+from ext_proc.ledger.interface import (
+    AccountBalance,
+    AccountSpec,
+    AccountState,
+    Basis,
+    Charge,
+    Code,
+    HoldReply,
+    HoldRequest,
+    Measure,
+    Plan,
+    Posting,
+    RefusedBecause,
+    Resolution,
+    ResolveReply,
+    Stamp,
+    WindowKind,
+)
+from ext_proc.ledger.journal import JournalFigures, entry
+from ext_proc.ledger.options import DAY_MS, Retention
+from ext_proc.ledger.windows import SLIDING_US, WindowCache
+
+STEP_BACK_US = 60_000_000
+"""Redis time that steps back by no more than this is held at the last time seen; a larger step is believed."""
+
+EXACT_SLOTS = 1_000
+SUB_WINDOWS = 60
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What fell at one time of a sliding window: one instant, or a whole sub-window counted at its end."""
+
+    spent: int = 0
+    held: int = 0
+
+
+@dataclass(slots=True)
+class _Account:
+    """One counter. `earlier` holds the balances of generations that were reset by hand."""
+
+    spec: AccountSpec
+    name: str
+    start_us: int
+    end_us: int
+    generation: int
+    expires_us: int = 0
+    cap: int = 0
+    spent: int = 0
+    held: int = 0
+    slots: dict[int, _Slot] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldPosting:
+    """What a hold set aside on one account."""
+
+    key: str
+    generation: int
+    measure: Measure
+    amount: int
+    slot_us: int | None
+
+
+@dataclass(slots=True)
+class _Hold:
+    """An open, expired or resolved hold. `fingerprint` is what a repeated call must match."""
+
+    fingerprint: object
+    expires_us: int | None = None  # None while open
+    resolved: bool = False  # a tombstone: `fingerprint` is then that of the resolution
+    expired: bool = False
+    reply: HoldReply | None = None
+    postings: tuple[_HeldPosting, ...] = ()
+    context: str = "{}"
+
+
+class MemoryLedger:
+    """The `Ledger` protocol in one process's memory: for tests, and as the specification."""
+
+    def __init__(self, clock: Callable[[], int], retention: Retention | None = None) -> None:
+        self._clock = clock
+        self._retention = retention or Retention()
+        self._windows = WindowCache()
+        self._accounts: dict[str, _Account] = {}
+        self._holds: dict[str, _Hold] = {}
+        self._refused: dict[str, tuple[object, HoldReply, int]] = {}
+        self._leases: dict[str, int] = {}
+        self._journal: list[dict[str, object]] = []
+        self._seen_us = 0
+        self._seq = 0
+        self._changed = False
+
+    # --- the protocol -------------------------------------------------------------------------------------------
+
+    async def hold(self, request: HoldRequest) -> HoldReply:
+        """Ask for a hold."""
+        now_us = self._begin()
+        if request.previous is not None:
+            self._resolve(request.previous, now_us)
+        return self._stamped(self._hold(request, now_us), now_us)
+
+    async def resolve(self, resolution: Resolution) -> ResolveReply:
+        """Settle or release a hold, once."""
+        now_us = self._begin()
+        code = self._resolve(resolution, now_us)
+        return ResolveReply(code, self._stamp(now_us))
+
+    async def renew(self, hold_ids: Sequence[str], lease_ms: int) -> Code:
+        """Push the leases of open holds, never pulling one in."""
+        now_us = self._begin()
+        known = [hold_id for hold_id in hold_ids if hold_id in self._leases]
+        for hold_id in known:
+            self._leases[hold_id] = max(self._leases[hold_id], now_us + lease_ms * 1000)
+            self._changed = True
+        self._stamp(now_us)
+        return Code.RENEWED if known else Code.NOT_FOUND
+
+    async def expire(self, limit: int) -> int:
+        """Charge in full the holds whose lease ran out, the oldest first."""
+        now_us = self._begin()
+        overdue = sorted((until, hold_id) for hold_id, until in self._leases.items() if until <= now_us)[:limit]
+        for _, hold_id in overdue:
+            self._expire(hold_id, now_us)
+        self._stamp(now_us)
+        return len(overdue)
+
+    async def balances(self, *, rule: str | None, limit: int, cursor: str) -> tuple[tuple[AccountBalance, ...], str]:
+        """A page of live calendar and lifetime accounts, those first that are forgotten first."""
+        now_us = self._begin()
+        ordered = sorted(
+            ((account.expires_us, key) for key, account in self._accounts.items() if _is_listed(account)),
+        )
+        names = [key for _, key in ordered]
+        first = names.index(cursor) + 1 if cursor in names else 0
+        found: list[AccountBalance] = []
+        last = cursor
+        for key in names[first:]:
+            account = self._accounts[key]
+            live = account.expires_us > now_us and (account.end_us == 0 or now_us < account.end_us)
+            if live and rule in (None, account.spec.expanded_id, account.spec.rule_id):
+                if len(found) == limit:
+                    return tuple(found), last
+                found.append(_balance(account))
+            last = key
+        return tuple(found), ""
+
+    async def journal(self, limit: int) -> tuple[dict[str, object], ...]:
+        """The newest journal entries, newest first."""
+        return tuple(reversed(self._journal[-limit:])) if limit > 0 else ()
+
+    async def open_holds(self) -> int:
+        """How many holds are open now."""
+        return len(self._leases)
+
+    # --- hold ---------------------------------------------------------------------------------------------------
+
+    def _hold(self, request: HoldRequest, now_us: int) -> HoldReply:
+        fingerprint = content(request)
+        known = self._known(request.hold_id, now_us)
+        if known is not None:
+            if known.resolved or known.expired:
+                return HoldReply(Code.ALREADY_RESOLVED)
+            if known.fingerprint != fingerprint:
+                return HoldReply(Code.EXISTS_WITH_DIFFERENT_AMOUNT)
+            assert known.reply is not None, "an open hold remembers its answer"
+            return replace(known.reply, code=Code.EXISTS)
+        refused = self._refused.get(request.hold_id)
+        if refused is not None and refused[2] > now_us:
+            return refused[1] if refused[0] == fingerprint else HoldReply(Code.EXISTS_WITH_DIFFERENT_AMOUNT)
+        if self._is_too_old(request.hold_id, now_us):
+            return HoldReply(Code.TOO_OLD)
+        states: tuple[AccountState, ...] = ()
+        for index, plan in enumerate(request.plans):
+            states = self._refusals(plan, now_us)
+            if not states:
+                return self._grant(request, index, now_us)
+        for state in states:
+            self._account(state.account, now_us).cap = saturated(state.account.cap)
+        reply = HoldReply(Code.REFUSED, states=states)
+        self._refused[request.hold_id] = (fingerprint, reply, now_us + self._retention.refused_ms * 1000)
+        self._changed = True
+        return reply
+
+    def _refusals(self, plan: Plan, now_us: int) -> tuple[AccountState, ...]:
+        """The accounts that stand in the way of the plan's smallest output; none when it is admissible."""
+        states = []
+        for posting in plan.postings:
+            account = self._account(posting.account, now_us)
+            asked = amount(posting, plan.output_min)
+            because = _refused_because(posting, account, asked)
+            if because is not None:
+                state = _state(posting, account, _enough_forgotten_us(posting, account, asked, because))
+                states.append(replace(state, refused=because, asked=asked))
+        return tuple(states)
+
+    def _grant(self, request: HoldRequest, index: int, now_us: int) -> HoldReply:
+        plan = request.plans[index]
+        output = plan.output_max
+        for posting in plan.postings:
+            if posting.deciding:
+                account = self._account(posting.account, now_us)
+                room = saturated(posting.account.cap) - account.spent - account.held
+                output = min(output, largest_output(posting, room, plan.output_min, plan.output_max))
+        held = tuple(self._set_aside(posting, amount(posting, output), now_us) for posting in plan.postings)
+        states = tuple(self._granted_state(posting, now_us) for posting in plan.postings)
+        reply = HoldReply(Code.HELD, plan_index=index, output_limit=output, states=states)
+        self._holds[request.hold_id] = _Hold(content(request), reply=reply, postings=held, context=request.context)
+        self._leases[request.hold_id] = now_us + request.lease_ms * 1000
+        self._changed = True
+        return reply
+
+    def _set_aside(self, posting: Posting, amount: int, now_us: int) -> _HeldPosting:
+        account = self._account(posting.account, now_us)
+        self._accounts[account.name] = account
+        if not account.generation:
+            account.generation = self._seq + 1
+        account.cap = saturated(posting.account.cap)
+        self._keep(account, now_us)
+        account.held += amount
+        slot_us = None
+        if account.spec.window.kind is WindowKind.SLIDING:
+            slot_us = _slot_us(account, now_us)
+            account.slots.setdefault(slot_us, _Slot()).held += amount
+        return _HeldPosting(account.name, account.generation, posting.account.measure, amount, slot_us)
+
+    def _granted_state(self, posting: Posting, now_us: int) -> AccountState:
+        account = self._account(posting.account, now_us)
+        end_us = None
+        if account.slots:
+            end_us = min(account.slots) + _period_us(account)
+        return _state(posting, account, end_us)
+
+    # --- resolve ------------------------------------------------------------------------------------------------
+
+    def _resolve(self, resolution: Resolution, now_us: int) -> Code:
+        charge = effective(resolution)
+        fingerprint = (resolution.basis, charge)
+        known = self._known(resolution.hold_id, now_us)
+        if known is None:
+            if self._is_too_old(resolution.hold_id, now_us):
+                return Code.TOO_OLD
+            self._entomb(resolution.hold_id, fingerprint, now_us)
+            return Code.TOMBSTONED
+        if known.resolved:
+            return Code.EXISTS if known.fingerprint == fingerprint else Code.ALREADY_RESOLVED
+        for posting in known.postings:
+            spent = charged(charge, posting.measure)
+            if known.expired:
+                self._post(posting, 0, spent - _expired_charge(posting), now_us)
+            else:
+                self._post(posting, -posting.amount, spent, now_us)
+        before = _hold_nanodollars(known) if known.expired else 0
+        self._write_entry(resolution, known, charge.cost_nanodollars - before, now_us)
+        self._leases.pop(resolution.hold_id, None)
+        self._entomb(resolution.hold_id, fingerprint, now_us)
+        if known.expired:
+            return Code.CORRECTED
+        return Code.RELEASED if resolution.basis is Basis.RELEASED else Code.SETTLED
+
+    def _expire(self, hold_id: str, now_us: int) -> None:
+        known = self._holds[hold_id]
+        for posting in known.postings:
+            self._post(posting, -posting.amount, _expired_charge(posting), now_us)
+        self._write_entry(Resolution(hold_id, Charge(), Basis.EXPIRED), known, _hold_nanodollars(known), now_us)
+        known.expired = True
+        known.expires_us = self._remembered_until_us(hold_id, now_us)
+        del self._leases[hold_id]
+        self._changed = True
+
+    def _post(self, posting: _HeldPosting, held: int, spent: int, now_us: int) -> None:
+        """Move one account, if the generation (and the slot) that the hold was made in is still there."""
+        account = self._accounts.get(posting.key)
+        if account is None or account.expires_us <= now_us or account.generation != posting.generation:
+            return
+        if posting.slot_us is not None:
+            _forget(account, now_us)
+            slot = account.slots.get(posting.slot_us)
+            if slot is None:
+                return
+            slot.held += held
+            slot.spent += spent
+        account.held += held
+        account.spent += spent
+
+    def _entomb(self, hold_id: str, fingerprint: object, now_us: int) -> None:
+        until_us = self._remembered_until_us(hold_id, now_us)
+        self._holds[hold_id] = _Hold(fingerprint, expires_us=until_us, resolved=True)
+        self._changed = True
+
+    def _write_entry(self, resolution: Resolution, known: _Hold, charge_nanodollars: int, now_us: int) -> None:
+        charge = effective(resolution)
+        figures = JournalFigures(
+            hold_id=resolution.hold_id,
+            time_us=now_us,
+            charge_nanodollars=charge_nanodollars,
+            hold_nanodollars=_hold_nanodollars(known),
+            input_tokens=charge.input_tokens,
+            output_tokens=charge.output_tokens,
+            basis=resolution.basis,
+            correction=known.expired,
+        )
+        self._journal.append(entry(known.context, resolution.detail, figures))
+
+    # --- time, accounts -----------------------------------------------------------------------------------------
+
+    def _begin(self) -> int:
+        now_us = self._clock()
+        self._changed = False
+        if 0 < self._seen_us - now_us <= STEP_BACK_US:
+            return self._seen_us
+        return now_us
+
+    def _stamp(self, now_us: int) -> Stamp:
+        if self._changed:
+            self._seq += 1
+            self._seen_us = now_us
+        return Stamp(now_us, "model", self._seq)
+
+    def _stamped(self, reply: HoldReply, now_us: int) -> HoldReply:
+        return replace(reply, stamp=self._stamp(now_us))
+
+    def _known(self, hold_id: str, now_us: int) -> _Hold | None:
+        known = self._holds.get(hold_id)
+        if known is not None and known.expires_us is not None and known.expires_us <= now_us:
+            return None
+        return known
+
+    def _remembered_until_us(self, hold_id: str, now_us: int) -> int:
+        """From now, or from the id's mint time should Redis time have stepped back behind that."""
+        return max(now_us, ids.minted_or_zero_us(hold_id)) + self._retention.resolved_ms * 1000
+
+    def _is_too_old(self, hold_id: str, now_us: int) -> bool:
+        return ids.minted_or_zero_us(hold_id) < now_us - self._retention.resolved_ms * 1000
+
+    def _account(self, spec: AccountSpec, now_us: int) -> _Account:
+        """The account as it is now; a new one is not kept until something is held on it."""
+        bounds = self._windows.bounds(spec.window, now_us) or (0, 0)
+        digest = keys.digest(spec)
+        name = f"{spec.window.kind}:{keys.account_name(spec.window.kind, digest, bounds[0])}"
+        account = self._accounts.get(name)
+        if account is None or account.expires_us <= now_us:
+            return _Account(spec, name, *bounds, generation=0)
+        _forget(account, now_us)
+        return account
+
+    def _keep(self, account: _Account, now_us: int) -> None:
+        """Push the time the account is forgotten, in steps, so that a busy one is not written for it each time."""
+        match account.spec.window.kind:
+            case WindowKind.CALENDAR:
+                needed, slack = account.end_us + self._retention.resolved_ms * 1000, 0
+            case WindowKind.LIFETIME:
+                needed, slack = now_us + self._retention.lifetime_idle_ms * 1000, DAY_MS * 1000
+            case WindowKind.SLIDING:
+                needed, slack = now_us + 2 * _period_us(account), 2 * _period_us(account)
+            case WindowKind.OPEN:
+                needed = now_us + self._retention.resolved_ms * 1000
+                slack = self._retention.resolved_ms * 1000
+        if account.expires_us < needed:
+            account.expires_us = needed + slack
+
+
+def content(request: HoldRequest) -> object:
+    """What makes two hold requests the same: accounts, amounts and output ranges of every plan; not caps or context."""
+    return tuple(
+        (
+            plan.target,
+            plan.output_min,
+            plan.output_max,
+            tuple(
+                (keys.digest(p.account), p.deciding, p.fixed, p.per_output_milli, p.spent_below) for p in plan.postings
+            ),
+        )
+        for plan in request.plans
+    )
+
+
+def _refused_because(posting: Posting, account: _Account, asked: int) -> RefusedBecause | None:
+    """Why this account refuses, most lasting reason first. Nothing asked is never refused for want of money."""
+    if posting.spent_below is not None and account.spent >= posting.spent_below:
+        return RefusedBecause.CONSTRAINED
+    if not posting.deciding or asked == 0:
+        return None
+    cap = saturated(posting.account.cap)
+    if asked > cap:
+        return RefusedBecause.NEVER_FITS
+    if account.spent + asked > cap:
+        return RefusedBecause.SPENT
+    if account.spent + account.held + asked > cap:
+        return RefusedBecause.CONTENDED
+    return None
+
+
+def _state(posting: Posting, account: _Account, sliding_end_us: int | None) -> AccountState:
+    kind = account.spec.window.kind
+    calendar = kind is WindowKind.CALENDAR
+    return AccountState(
+        account=posting.account,
+        deciding=posting.deciding,
+        spent=account.spent,
+        held=account.held,
+        window_start_us=account.start_us if calendar else None,
+        window_end_us=account.end_us if calendar else sliding_end_us,
+    )
+
+
+def _period_us(account: _Account) -> int:
+    period = account.spec.window.period
+    assert period is not None, "a sliding window has a period"
+    return SLIDING_US[period]
+
+
+def _slot_us(account: _Account, now_us: int) -> int:
+    """The slot a hold falls in: its own instant while the cap is small, else the end of its sub-window."""
+    if account.cap <= EXACT_SLOTS and len(account.slots) < EXACT_SLOTS:
+        return now_us
+    sub_window_us = _period_us(account) // SUB_WINDOWS
+    return (now_us // sub_window_us + 1) * sub_window_us
+
+
+def _enough_forgotten_us(posting: Posting, account: _Account, asked: int, because: RefusedBecause) -> int | None:
+    """When a sliding window will have forgotten enough for the refused amount; None if that never happens."""
+    if because not in (RefusedBecause.SPENT, RefusedBecause.CONTENDED):
+        return None
+    total = account.spent + account.held + asked
+    for slot_us in sorted(account.slots):
+        slot = account.slots[slot_us]
+        total -= slot.spent + slot.held
+        if total <= saturated(posting.account.cap):
+            return slot_us + _period_us(account)
+    return None
+
+
+def _forget(account: _Account, now_us: int) -> None:
+    """Drop the slots of a sliding window that are a whole period old."""
+    for slot_us in [slot_us for slot_us in account.slots if slot_us <= now_us - _period_us(account)]:
+        slot = account.slots.pop(slot_us)
+        account.spent -= slot.spent
+        account.held -= slot.held
+
+
+def _expired_charge(posting: _HeldPosting) -> int:
+    """What expiry charges: all that was held, but nothing where only the open requests are counted."""
+    return 0 if posting.measure is Measure.CONCURRENT else posting.amount
+
+
+def _hold_nanodollars(hold: _Hold) -> int:
+    return max((p.amount for p in hold.postings if p.measure is Measure.COST), default=0)
+
+
+def _is_listed(account: _Account) -> bool:
+    return account.spec.window.kind in (WindowKind.CALENDAR, WindowKind.LIFETIME)
+
+
+def _balance(account: _Account) -> AccountBalance:
+    spec = account.spec
+    calendar = spec.window.kind is WindowKind.CALENDAR
+    return AccountBalance(
+        rule=spec.expanded_id,
+        template=spec.rule_id,
+        document=spec.document_name,
+        document_type=spec.document_type,
+        bucket=spec.bucket,
+        measure=spec.measure,
+        window=spec.window,
+        window_start_us=account.start_us if calendar else None,
+        window_end_us=account.end_us if calendar else None,
+        cap=account.cap,
+        spent=account.spent,
+        held=account.held,
+    )

@@ -1,0 +1,36 @@
+"""What an operator may set about the ledger: frozen values with their defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ext_proc.ledger.keys import DEFAULT_REALM
+
+MINUTE_MS = 60_000
+DAY_MS = 24 * 60 * MINUTE_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long things are remembered, by Redis time.
+
+    `resolved_ms` is the longest a duplicate or a late settle can still arrive: the longest stream (1 h), its lease
+    (2 min) and ten minutes more. Older ids are refused as `too_old`.
+    """
+
+    resolved_ms: int = 72 * MINUTE_MS
+    refused_ms: int = MINUTE_MS
+    lifetime_idle_ms: int = 90 * DAY_MS
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerOptions:
+    """How a worker talks to Redis. `deadline_ms` must stay below Envoy's `message_timeout` for this filter."""
+
+    realm: str = DEFAULT_REALM
+    deadline_ms: int = 100
+    connect_timeout_ms: int = 1_000
+    breaker_failures: int = 5  # in a row, before calls stop waiting
+    breaker_pause_ms: int = 500  # between two probes of a Redis that failed
+    retry_queue: int = 10_000  # resolutions kept for a Redis that is away; what does not fit is counted and expires
+    retention: Retention = field(default_factory=Retention)

@@ -1,0 +1,115 @@
+"""What the ledger's tests share: a ledger whose Redis obeys the test's clock, and short ways to write requests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import cast
+
+from ext_proc.ledger import ids
+from ext_proc.ledger.interface import (
+    AccountSpec,
+    Basis,
+    Charge,
+    HoldRequest,
+    Measure,
+    Period,
+    Plan,
+    Posting,
+    Resolution,
+    Window,
+    WindowKind,
+)
+from ext_proc.ledger.options import LedgerOptions
+from ext_proc.ledger.redis_ledger import RedisLedger
+from ext_proc.ledger.scripts import load_scripts
+
+CLOCK_KEY = "tg:{0}:testclock"
+CLOCK_LUA = f"local function server_us() return tonumber(redis.call('GET', '{CLOCK_KEY}')) end"
+START_US = 4_070_908_800_000_000  # 2099-01-01: later than any real clock, so that Redis itself forgets nothing early
+SECOND_US = 1_000_000
+LEASE_MS = 60_000
+DAY = Window(WindowKind.CALENDAR, Period.DAY)
+PATIENT = LedgerOptions(deadline_ms=10_000)
+"""For tests that are about answers, not about time, on a machine that may be busy."""
+
+
+@dataclass(slots=True)
+class TestClock:
+    """A time that moves when it is told to."""
+
+    now_us: int = START_US
+
+    __test__ = False
+
+    def __call__(self) -> int:
+        """The time."""
+        return self.now_us
+
+
+@asynccontextmanager
+async def connected(url: str, options: LedgerOptions = PATIENT) -> AsyncIterator[RedisLedger]:
+    """A started ledger on Redis' own clock."""
+    ledger = RedisLedger.connect(url, options)
+    await ledger.start()
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+async def on_test_clock(url: str, clock: TestClock, options: LedgerOptions = PATIENT) -> RedisLedger:
+    """A ledger on an empty Redis whose scripts read the test's clock; call `set_clock` when it moves."""
+    ledger = RedisLedger.connect(url, options)
+    ledger._scripts = load_scripts(CLOCK_LUA)
+    await ledger._channel.call("FLUSHALL")
+    await set_clock(ledger, clock)
+    return ledger
+
+
+async def set_clock(ledger: RedisLedger, clock: TestClock) -> None:
+    """Tell Redis the test's time."""
+    await ledger._channel.call("SET", CLOCK_KEY, clock.now_us)
+
+
+async def all_keys(ledger: RedisLedger, pattern: str = "*") -> list[bytes]:
+    """Every key there is."""
+    return cast("list[bytes]", await ledger._read("KEYS", pattern))
+
+
+def account(
+    rule: str = "team-daily",
+    *,
+    cap: int = 100,
+    window: Window = DAY,
+    measure: Measure = Measure.COST,
+    bucket: tuple[tuple[str, str | None], ...] = (),
+) -> AccountSpec:
+    """A budget account."""
+    return AccountSpec("gateway-budget-config", "budgets", rule, rule, bucket, measure, window, cap)
+
+
+def one_plan(*postings: Posting, output_min: int = 0, output_max: int = 0, target: str = "account/model") -> Plan:
+    """A plan of these postings."""
+    return Plan(target, postings, output_min, output_max)
+
+
+def hold_id(number: int, now_us: int = START_US, attempt: int = 1) -> str:
+    """The id of request `number`, minted at `now_us`."""
+    return ids.mint(now_us, number.to_bytes(8, "big"), attempt)
+
+
+def simple_hold(hold: str, amount: int, spec: AccountSpec, *, deciding: bool = True) -> HoldRequest:
+    """A request for one amount on one account."""
+    return HoldRequest(hold, (one_plan(Posting(spec, deciding, amount)),), LEASE_MS)
+
+
+def settle(hold: str, cost: int, *, basis: Basis = Basis.REPORTED, requests: int = 1) -> Resolution:
+    """A resolution that charges this much."""
+    return Resolution(hold, Charge(cost_nanodollars=cost, requests=requests), basis)
+
+
+def release(hold: str, *, requests: int = 0) -> Resolution:
+    """A release."""
+    return Resolution(hold, Charge(requests=requests), Basis.RELEASED)
