@@ -25,6 +25,8 @@ COMMANDS: dict[str, Command] = {
         Command("up", "ext_proc.cli.up", "start the whole stack: Redis, sidecar, Envoy, mock provider"),
         Command("serve", "ext_proc.cli.serve", "run the sidecar alone, beside an Envoy that someone else runs"),
         Command("check", "ext_proc.cli.check", "validate a policy set"),
+        Command("schema", "ext_proc.cli.schema", "print the JSON Schema of policy documents, or their reference page"),
+        Command("tags", "ext_proc.cli.tags", "print the tag glossary of a policy set, with owners"),
         Command("mock-provider", "ext_proc.cli.mock_provider", "run the deterministic provider of the tests"),
         Command("budgets", "ext_proc.cli.budgets", "list the live budget accounts of a running stack"),
         Command("journal", "ext_proc.cli.journal", "list the newest charges of a running stack"),

@@ -11,7 +11,7 @@ told apart by their `type: Literal[…]` field.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from enum import StrEnum
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -111,6 +111,16 @@ def _union(args: tuple[Any, ...], spec: Spec) -> Decoder:
         return chosen(node, path, sink)
 
     return decode_union
+
+
+def models_in(hint: object) -> Iterator[type[Located]]:
+    """Every model in a type hint, each followed by those inside it, in the order a reader meets them."""
+    if isinstance(hint, type) and issubclass(hint, Located):
+        yield hint
+        for _, inner, _ in model_fields(hint).values():
+            yield from models_in(inner)
+    for argument in get_args(hint):
+        yield from models_in(argument)
 
 
 def tag_of(model: type[Located]) -> str:

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from ext_proc.policy.documents import DOCUMENT_TYPES
 from ext_proc.policy.errors import PolicyError, PolicySetError
-from ext_proc.policy.fields import Located
 from ext_proc.policy.lint import lint
 from ext_proc.policy.loader import load_files
-from ext_proc.policy.schema import model_fields
+from ext_proc.policy.schema import model_fields, models_in
 from ext_proc.policy.yaml_source import SourceFile
 
 CORPUS = [
@@ -23,24 +22,17 @@ CORPUS = [
 ]
 
 
-def _names(model: type[Located], seen: set[str]) -> set[str]:
-    """Every field name that occurs in a document type, and every word its fields know."""
-    for name, (_, hint, spec) in model_fields(model).items():
-        seen.update({name, *spec.one_of})
-        for part in [hint, *_parts(hint)]:
-            if isinstance(part, type) and issubclass(part, Located):
-                _names(part, seen)
-    return seen
+def _words() -> set[str]:
+    """Every field name that occurs in any document type, and every word its fields know."""
+    words = set(DOCUMENT_TYPES)
+    for document in DOCUMENT_TYPES.values():
+        for model in models_in(document):
+            for name, (_, _, spec) in model_fields(model).items():
+                words.update({name, *spec.one_of})
+    return words
 
 
-def _parts(hint: object) -> list[object]:
-    found: list[object] = []
-    for argument in getattr(hint, "__args__", ()):
-        found += [argument, *_parts(argument)]
-    return found
-
-
-WORDS = sorted(set().union(*(_names(model, set()) for model in DOCUMENT_TYPES.values())) | set(DOCUMENT_TYPES))
+WORDS = sorted(_words())
 SCALARS = st.one_of(
     st.sampled_from(WORDS),
     st.none(),

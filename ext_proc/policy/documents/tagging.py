@@ -48,7 +48,7 @@ class TagDefinition(Located):
     """One tag of the glossary."""
 
     description: str | None = optional("What the tag says.", example="Who pays")
-    pattern: str | None = optional("What every value must look like, whole.", example="[a-z][a-z0-9-]*")
+    pattern: str | None = optional("What every value must look like, whole.", example="'[a-z][a-z0-9-]*'")
     values: tuple[TagValue, ...] = optional("The values that exist.", default=(), example="[{value: search}]")
     unknown_value: UnknownValue = optional(
         "A value that is not listed or does not fit the pattern: counted and let pass, or refused.",
