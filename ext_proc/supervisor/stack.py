@@ -30,6 +30,7 @@ from ext_proc.supervisor.redis_server import RedisServer, check_reachable, find_
 from ext_proc.supervisor.services import Service
 from ext_proc.supervisor.session import Greeting, Session
 from ext_proc.supervisor.state_dir import StateDir
+from ext_proc.supervisor.welcome import mock_notice, three_requests
 from ext_proc.supervisor.workers import MockProvider, usable_cores
 
 _UNKNOWN_YET = "http://127.0.0.1:9"  # stands for the mock provider's URL while the settings are checked
@@ -65,8 +66,10 @@ async def run_stack(options: StackOptions, console: Console) -> str | None:
             [envoy],
         ]
         session = Session(policies.snapshot, state, redis_url, console)
-        admin = bound_address(sidecar.admin, admin_socket)
-        return await session.run(stages, admin_socket, Greeting(f"listen={listen.url} admin={admin.url}"))
+        if mock is not None:
+            console.say(mock_notice(policies.routing, policies.snapshot))
+        ready = f"listen={listen.url} admin={bound_address(sidecar.admin, admin_socket).url}"
+        return await session.run(stages, admin_socket, Greeting(ready, three_requests(policies.snapshot, listen.url)))
 
 
 async def _external_or_embedded(redis_url: str | None) -> Path | None:
