@@ -15,7 +15,8 @@ from ext_proc.dialects import error_body, jsonbody
 from ext_proc.dialects.content import PromptSize
 from ext_proc.dialects.errors import DialectError
 from ext_proc.dialects.interface import Meter, RequestFacts, Rewrite
-from ext_proc.dialects.meter import ResponseShape, key_pattern, make_meter, text_pattern
+from ext_proc.dialects.meter import make_meter
+from ext_proc.dialects.tally import ResponseShape, key_pattern, text_pattern
 from ext_proc.dialects.usage_paths import UsageTable, paths
 from ext_proc.pricing.usage import Usage
 from ext_proc.refusal import Refusal

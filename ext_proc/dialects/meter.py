@@ -1,120 +1,22 @@
 """Meters: one response body each, fed in any chunking, in bounded memory, never raising on what a provider sends.
 
-What differs between dialects is data (`ResponseShape`); the mechanics are the same for all. Most blocks of a stream are
-only searched with compiled patterns: a block is split into events and decoded only where its bytes show that it can
-hold usage. JSON escapes every quote inside a string, so an unescaped `"usage": {` is always structure, never text that
-a model wrote.
+What differs between dialects is data (`ResponseShape`); the mechanics are the same for all. A block of a stream is
+split into events and decoded only where its bytes show that it can hold usage.
 """
 
 from __future__ import annotations
 
-import re
-import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from json import JSONDecoder
-
-import orjson
-
 from ext_proc.dialects.buffer import BoundedBuffer
+from ext_proc.dialects.inflate import InflatingMeter
 from ext_proc.dialects.interface import Meter, Reading
 from ext_proc.dialects.sse import Framer, events, fields
-from ext_proc.dialects.usage_paths import UsageTable, as_count, dig
-from ext_proc.pricing.usage import Usage
+from ext_proc.dialects.tally import ResponseShape, Tally, decoded
 
 HOLD_MAX_BYTES = 64 << 10
 """How much of an unfinished event is kept from a client while it may still turn out to be the usage chunk."""
 
 _MODEL_EVENTS = 8
 """Events decoded at the start of a stream to learn which model serves."""
-
-_INFLATE_STEP_BYTES = 1 << 20
-_HEADER_BYTES = 2
-_CANDIDATES = 8  # how many usage objects of a fragment are tried, from the last
-
-
-def text_pattern(*keys: str) -> re.Pattern[bytes]:
-    """The string values of these keys in raw JSON, escapes left as they are; one cut off by the end counts too."""
-    names = "|".join(re.escape(key) for key in keys).encode()
-    return re.compile(rb'"(?:' + names + rb')"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)(?:"|\\?\Z)')
-
-
-def key_pattern(key: str) -> re.Pattern[bytes]:
-    """An object at this key in raw JSON."""
-    return re.compile(rb'"' + re.escape(key.encode()) + rb'"\s*:\s*\{')
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseShape:
-    """What a dialect's responses look like, as data."""
-
-    table: UsageTable
-    usage_from_counts: Callable[[Mapping[str, int]], Usage]
-    output_count: str  # the count without which the output is not known
-    text: re.Pattern[bytes]  # generated text in raw JSON
-    terminal: re.Pattern[bytes]  # the dialect's own end of stream, in raw bytes
-    watched: re.Pattern[bytes]  # a block without it cannot hold usage
-    usage_only: Callable[[Mapping[str, object]], bool] = lambda _: False  # an event that holds nothing but usage
-
-
-class Tally:
-    """What was read so far."""
-
-    __slots__ = ("_counts", "_shape", "finished", "output_bytes", "served_model", "service_tier")
-
-    def __init__(self, shape: ResponseShape) -> None:
-        self._shape = shape
-        self._counts: dict[str, int] = {}
-        self.output_bytes = 0
-        self.finished = False
-        self.served_model: str | None = None
-        self.service_tier: str | None = None
-
-    @property
-    def has_counts(self) -> bool:
-        """Whether the provider reported any."""
-        return bool(self._counts)
-
-    def take(self, document: object) -> None:
-        """Overwrite with what this document reports."""
-        table = self._shape.table
-        for entry in table.counts:
-            count = as_count(dig(document, entry.path))
-            if count is not None:
-                self._counts[entry.count] = count
-        self.served_model = _text_at(document, table.served_model) or self.served_model
-        self.service_tier = _text_at(document, table.service_tier) or self.service_tier
-
-    def take_fragment(self, buffer: BoundedBuffer) -> None:
-        """Read the usage out of the ends of something too large to keep whole."""
-        shape = self._shape
-        model = _MODEL.search(buffer.head())
-        if model and self.served_model is None:
-            self.served_model = model.group(1).decode("utf-8", "replace")
-        for end in (buffer.tail(), buffer.head()):
-            usage = _last_object(shape.watched, end)
-            if usage is not None:
-                for prefix in shape.table.prefixes():
-                    self.take(_nest(prefix, usage))
-                return
-
-    def count_text(self, block: bytes) -> int:
-        """The bytes of generated text in raw JSON."""
-        total = 0
-        for text in self._shape.text.findall(block):
-            total += len(text) if b"\\" not in text else _unescaped_bytes(text)
-        return total
-
-    def reading(self, *, more_output_bytes: int = 0) -> Reading:
-        """The tally as the rest of Tollgate reads it."""
-        return Reading(
-            usage=self._shape.usage_from_counts(self._counts) if self._counts else None,
-            output_known=self._shape.output_count in self._counts,
-            output_bytes=self.output_bytes + more_output_bytes,
-            finished=self.finished,
-            served_model=self.served_model,
-            service_tier=self.service_tier,
-        )
 
 
 class SseMeter:
@@ -175,7 +77,7 @@ class SseMeter:
         watched = self._shape.watched.search(event)
         if not watched and not self._model_events:
             return False
-        document = _decoded(fields(event)[1])
+        document = decoded(fields(event)[1])
         if document is None:
             return False
         self._tally.take(document)
@@ -205,14 +107,14 @@ class SseMeter:
     def _release(self, chunk: bytes, block: bytes, kept: bytes, *, end: bool) -> bytes:
         """What the client gets now, when something was hidden or an event is unfinished."""
         cut = self._framer.cut
-        complete = self._held + chunk[:cut] if cut else b""
+        complete = b"" if cut is None else self._held + chunk[:cut]
         if kept is not block:
             ahead = len(complete) - len(block)  # > 0: the rest of an event too large to keep; < 0: already given out
             given = block[:-ahead] if ahead < 0 else b""
             if given and not kept.startswith(given):
                 kept = block  # its beginning is with the client already: too late to hide
             complete = complete[:ahead] + kept if ahead >= 0 else kept[-ahead:]
-        self._held = chunk[cut:] if cut else self._held + chunk
+        self._held = self._held + chunk if cut is None else chunk[cut:]
         if end:
             hidden = self._read_rest(may_hide=True)
             held, self._held = self._held, b""
@@ -252,7 +154,7 @@ class BodyMeter:
     def _read(self) -> None:
         tally, buffer = self._tally, self._buffer
         if buffer.is_whole:
-            document = _decoded(buffer.whole())
+            document = decoded(buffer.whole())
             if document is not None:
                 tally.take(document)
                 tally.finished = True
@@ -292,59 +194,6 @@ class SniffingMeter:
         return self._meter.reading() if self._meter else Reading()
 
 
-class InflatingMeter:
-    """Reads a gzip or deflate body through one decompressor; the client gets the compressed bytes unchanged."""
-
-    __slots__ = ("_header", "_inflate", "_inner")
-
-    def __init__(self, inner: Meter) -> None:
-        self._inner = inner
-        self._header: bytes | None = b""  # the first bytes, until there are enough to tell the format
-        self._inflate: zlib._Decompress | None = None
-
-    def feed(self, chunk: bytes, *, end: bool) -> bytes:
-        """Take the next bytes; return them."""
-        data = chunk
-        if self._header is not None and self._inflate is None:
-            data = self._header + chunk
-            self._header = data if len(data) < _HEADER_BYTES else None
-            self._inflate = None if self._header is not None else _decompressor(data)
-        while self._inflate is not None and data:
-            data = self._step(self._inflate, data)
-        if end:
-            if self._inflate is not None:
-                self._step(self._inflate, b"")
-            self._inner.feed(b"", end=True)
-        return chunk
-
-    def reading(self) -> Reading:
-        """What is known so far."""
-        return self._inner.reading()
-
-    def _step(self, inflate: zlib._Decompress, data: bytes) -> bytes:
-        """Inflate a bounded amount; what is left of the data."""
-        try:
-            plain = inflate.decompress(data, _INFLATE_STEP_BYTES)
-        except zlib.error:
-            self._inflate = None  # what passed so far is all that can be read
-            return b""
-        if plain:
-            self._inner.feed(plain, end=False)
-        if not inflate.eof:
-            return inflate.unconsumed_tail
-        if inflate.unused_data:  # gzip members may follow one another
-            self._inflate = _decompressor(inflate.unused_data)
-        return inflate.unused_data
-
-
-def _decompressor(start: bytes) -> zlib._Decompress:
-    """By the first two bytes: gzip, zlib, or the raw deflate that some servers send as `deflate`."""
-    if start[:2] == b"\x1f\x8b":
-        return zlib.decompressobj(wbits=31)
-    is_zlib = start[0] & 0x0F == zlib.DEFLATED and int.from_bytes(start[:2], "big") % 31 == 0
-    return zlib.decompressobj(wbits=15 if is_zlib else -15)
-
-
 class OpaqueMeter:
     """A body we cannot read (an encoding that was not asked for): its size stands for the text."""
 
@@ -380,50 +229,3 @@ def _plain_meter(shape: ResponseShape, content_type: str, *, hide_usage: bool) -
     if media_type == "application/json" or media_type.endswith("+json"):
         return BodyMeter(shape)
     return SniffingMeter(shape, hide_usage=hide_usage)
-
-
-_MODEL = re.compile(rb'"model(?:Version)?"\s*:\s*"([^"\\]+)"')
-_OBJECT = JSONDecoder()
-
-
-def _decoded(data: bytes) -> dict[str, object] | None:
-    try:
-        document = orjson.loads(data)
-    except ValueError:
-        return None
-    return document if isinstance(document, dict) else None
-
-
-def _text_at(document: object, places: tuple[tuple[str, ...], ...]) -> str | None:
-    for path in places:
-        value = dig(document, path)
-        if isinstance(value, str) and value:
-            return value
-    return None
-
-
-def _last_object(pattern: re.Pattern[bytes], data: bytes) -> dict[str, object] | None:
-    """The last object that follows the pattern and is whole."""
-    for match in list(pattern.finditer(data))[: -_CANDIDATES - 1 : -1]:
-        text = data[match.end() - 1 :].decode("utf-8", "replace")
-        try:
-            found, _ = _OBJECT.raw_decode(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(found, dict):
-            return found
-    return None
-
-
-def _nest(path: tuple[str, ...], value: object) -> object:
-    for key in reversed(path):
-        value = {key: value}
-    return value
-
-
-def _unescaped_bytes(text: bytes) -> int:
-    try:
-        decoded = orjson.loads(b'"' + text + b'"')
-    except ValueError:
-        return len(text)
-    return len(decoded.encode()) if isinstance(decoded, str) else len(text)

@@ -35,6 +35,11 @@ def dialect(name: str) -> Dialect:
     return _DIALECTS[name]
 
 
+def dialect_names() -> tuple[str, ...]:
+    """Every dialect."""
+    return tuple(_DIALECTS)
+
+
 def dialect_for_path(path: str) -> Dialect:
     """The best guess at what a caller of this path speaks: for shaping errors only."""
     return _ANTHROPIC_MESSAGES if "/messages" in path.partition("?")[0] else _OPENAI_CHAT

@@ -31,7 +31,7 @@ class Framer:
         self._buffer = BoundedBuffer()
         self._tail = b""
         self.oversized: BoundedBuffer | None = None
-        self.cut = 0  # where in the last chunk its last complete event ended; 0: nowhere
+        self.cut: int | None = None  # where in the last chunk the last complete event ended; None: nowhere
 
     @property
     def pending(self) -> BoundedBuffer:
@@ -46,7 +46,7 @@ class Framer:
         """
         self.oversized = None
         cut = self.cut = self._last_boundary(chunk)
-        if cut == 0:
+        if cut is None:
             self._buffer.append(chunk)
             self._tail = (self._tail + chunk)[-_OVERLAP_BYTES:]
             return b""
@@ -69,20 +69,22 @@ class Framer:
         held, self._buffer, self._tail = self._buffer, BoundedBuffer(), b""
         return held
 
-    def _last_boundary(self, chunk: bytes) -> int:
-        """Where the last complete event ends in this chunk: an index into it, 0 for nowhere."""
+    def _last_boundary(self, chunk: bytes) -> int | None:
+        """Where the last complete event ends in this chunk: an index into it, None for nowhere.
+
+        A CR at the very end may be half of a CRLF: what it ends is not complete before the next byte is seen.
+        """
         if chunk.endswith(b"\n\n"):
             return len(chunk)
         window = self._tail + chunk
-        last = 0
         if b"\r" not in window:
-            last = window.rfind(b"\n\n") + 2
-            if last == 1:
-                return 0
-        else:
-            for match in _BLANK_LINE.finditer(window):
-                last = match.end()
-        return max(0, last - len(self._tail))
+            found = window.rfind(b"\n\n")
+            return None if found < 0 else found + 2 - len(self._tail)
+        last = None
+        for match in _BLANK_LINE.finditer(window):
+            if match.end() < len(window) or not window.endswith(b"\r"):
+                last = match.end() - len(self._tail)
+        return last
 
     def _split_oversized(self, held: BoundedBuffer, complete: bytes) -> bytes:
         """Finish the event that is too large with the first blank line of what completes it."""

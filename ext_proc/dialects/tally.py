@@ -1,0 +1,159 @@
+"""What is read from a response: the shape of a dialect's responses as data, and the tally of what was found.
+
+Most bytes of a stream are only searched with compiled patterns. JSON escapes every quote inside a string, so an
+unescaped `"usage": {` is always structure, never text that a model wrote.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from json import JSONDecoder
+
+import orjson
+
+from ext_proc.dialects.buffer import BoundedBuffer
+from ext_proc.dialects.interface import Reading
+from ext_proc.dialects.usage_paths import UsageTable, as_count, dig
+from ext_proc.pricing.usage import Usage
+
+_CANDIDATES = 8  # how many usage objects of a fragment are tried, from the last
+_MODEL = re.compile(rb'"model(?:Version)?"\s*:\s*"([^"\\]+)"')
+_OBJECT = JSONDecoder()
+
+_HIGH_SURROGATE = rb"\\u[dD][89abAB][0-9a-fA-F]{2}"
+_CUT_ESCAPE = re.compile(rb"(?:" + _HIGH_SURROGATE + rb")?(?:\\(?:u[0-9a-fA-F]{0,3})?)?\Z")
+
+
+def text_pattern(*keys: str) -> re.Pattern[bytes]:
+    """The string values of these keys in raw JSON, escapes left as they are; one cut off by the end counts too."""
+    names = "|".join(re.escape(key) for key in keys).encode()
+    return re.compile(rb'"(?:' + names + rb')"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)(?:"|\\?\Z)')
+
+
+def key_pattern(key: str) -> re.Pattern[bytes]:
+    """An object at this key in raw JSON."""
+    return re.compile(rb'"' + re.escape(key.encode()) + rb'"\s*:\s*\{')
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseShape:
+    """What a dialect's responses look like, as data."""
+
+    table: UsageTable
+    usage_from_counts: Callable[[Mapping[str, int]], Usage]
+    output_count: str  # the count without which the output is not known
+    text: re.Pattern[bytes]  # generated text in raw JSON
+    terminal: re.Pattern[bytes]  # the dialect's own end of stream, in raw bytes
+    watched: re.Pattern[bytes]  # a block without it cannot hold usage
+    usage_only: Callable[[Mapping[str, object]], bool] = lambda _: False  # an event that holds nothing but usage
+
+
+class Tally:
+    """What was read so far."""
+
+    __slots__ = ("_counts", "_shape", "finished", "output_bytes", "served_model", "service_tier")
+
+    def __init__(self, shape: ResponseShape) -> None:
+        self._shape = shape
+        self._counts: dict[str, int] = {}
+        self.output_bytes = 0
+        self.finished = False
+        self.served_model: str | None = None
+        self.service_tier: str | None = None
+
+    @property
+    def has_counts(self) -> bool:
+        """Whether the provider reported any."""
+        return bool(self._counts)
+
+    def take(self, document: object) -> None:
+        """Overwrite with what this document reports."""
+        table = self._shape.table
+        for entry in table.counts:
+            count = as_count(dig(document, entry.path))
+            if count is not None:
+                self._counts[entry.count] = count
+        self.served_model = _text_at(document, table.served_model) or self.served_model
+        self.service_tier = _text_at(document, table.service_tier) or self.service_tier
+
+    def take_fragment(self, buffer: BoundedBuffer) -> None:
+        """Read the usage out of the ends of something too large to keep whole."""
+        shape = self._shape
+        model = _MODEL.search(buffer.head())
+        if model and self.served_model is None:
+            self.served_model = model.group(1).decode("utf-8", "replace")
+        for end in (buffer.tail(), buffer.head()):
+            usage = _last_object(shape.watched, end)
+            if usage is not None:
+                for prefix in shape.table.prefixes():
+                    self.take(_nest(prefix, usage))
+                return
+
+    def count_text(self, block: bytes) -> int:
+        """The bytes of generated text in raw JSON."""
+        total = 0
+        for text in self._shape.text.findall(block):
+            total += len(text) if b"\\" not in text else _unescaped_bytes(text)
+        return total
+
+    def reading(self, *, more_output_bytes: int = 0) -> Reading:
+        """The tally as the rest of Tollgate reads it."""
+        return Reading(
+            usage=self._shape.usage_from_counts(self._counts) if self._counts else None,
+            output_known=self._shape.output_count in self._counts,
+            output_bytes=self.output_bytes + more_output_bytes,
+            finished=self.finished,
+            served_model=self.served_model,
+            service_tier=self.service_tier,
+        )
+
+
+def decoded(data: bytes) -> dict[str, object] | None:
+    """An object in JSON, None for anything else."""
+    try:
+        document = orjson.loads(data)
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _text_at(document: object, places: tuple[tuple[str, ...], ...]) -> str | None:
+    for path in places:
+        value = dig(document, path)
+        if isinstance(value, str) and value:
+            return value
+    return None
+
+
+def _last_object(pattern: re.Pattern[bytes], data: bytes) -> dict[str, object] | None:
+    """The last object that follows the pattern and is whole."""
+    for match in list(pattern.finditer(data))[: -_CANDIDATES - 1 : -1]:
+        text = data[match.end() - 1 :].decode("utf-8", "replace")
+        try:
+            found, _ = _OBJECT.raw_decode(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(found, dict):
+            return found
+    return None
+
+
+def _nest(path: tuple[str, ...], value: object) -> object:
+    for key in reversed(path):
+        value = {key: value}
+    return value
+
+
+def _unescaped_bytes(text: bytes) -> int:
+    """The UTF-8 bytes of a JSON string's inside, also where a cut left half an escape or character at its end."""
+    try:
+        decoded = orjson.loads(b'"' + text + b'"')
+    except ValueError:
+        whole = _CUT_ESCAPE.sub(b"", text).decode("utf-8", "ignore").encode()
+        try:
+            decoded = orjson.loads(b'"' + whole + b'"')
+        except ValueError:
+            return len(text)
+    return len(decoded.encode()) if isinstance(decoded, str) else len(text)
