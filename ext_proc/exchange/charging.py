@@ -70,14 +70,15 @@ def by_record(ticket: Ticket, record: EndRecord) -> Resolution:
         if record.client_gone or record.timed_out:
             return _settle(ticket, _while_waiting(ticket, record), Basis.ESTIMATED, ending)
         return _release(ticket, requests=1, ending=ending)
-    if record.status >= _ERROR and not (record.client_gone or record.timed_out):
+    cut = record.client_gone or record.timed_out or record.upstream_failed
+    if record.status >= _ERROR and not cut:
         return _release(ticket, requests=1, ending=ending)
-    if record.response_body_bytes == 0:
+    if record.upstream_body_bytes == 0:
         if record.upstream_failed:
             return _release(ticket, requests=1, ending=ending)
         return _settle(ticket, _while_waiting(ticket, record), Basis.ESTIMATED, ending)
     per_token = EVENT_BYTES_PER_TOKEN_MILLI if ticket.stream else CHARGE_BYTES_PER_TOKEN_MILLI
-    output = _within_limit(ticket, tokens_of(record.response_body_bytes, per_token))
+    output = _within_limit(ticket, tokens_of(record.upstream_body_bytes, per_token))
     return _settle(ticket, Usage(input_uncached=ticket.input_tokens, output=output), Basis.ESTIMATED, ending)
 
 

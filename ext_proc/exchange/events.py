@@ -75,7 +75,9 @@ class EndRecord:
 
     `sent_upstream`: the whole request reached the provider. `answered`: at least one byte came back from it.
     `client_gone` and `timed_out`: the response flags say that the client left, or that a time limit of ours struck.
-    `upstream_failed`: the connection to the provider could not be made or was lost. Durations are in microseconds.
+    `upstream_failed`: the connection to the provider could not be made or was lost. `status` is what the client got: an
+    answer that was cut before Envoy passed its head on becomes Envoy's own 502. `upstream_body_bytes` came from the
+    provider, whoever got them. Durations are in microseconds.
     """
 
     status: int
@@ -84,7 +86,7 @@ class EndRecord:
     client_gone: bool
     timed_out: bool
     upstream_failed: bool
-    response_body_bytes: int
+    upstream_body_bytes: int
     duration_us: int
     first_byte_us: int | None
 

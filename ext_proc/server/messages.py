@@ -80,7 +80,7 @@ def end_record(entry: log_pb.HTTPAccessLogEntry) -> EndRecord:
             or flags.no_cluster_found
             or flags.dns_resolution_failure
         ),
-        response_body_bytes=entry.response.response_body_bytes,
+        upstream_body_bytes=max(0, common.upstream_wire_bytes_received - entry.response.upstream_header_bytes_received),
         duration_us=common.duration.ToMicroseconds(),
         first_byte_us=first_byte.ToMicroseconds() if common.HasField("time_to_first_upstream_rx_byte") else None,
     )

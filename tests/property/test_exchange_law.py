@@ -102,7 +102,7 @@ RECORDS = st.builds(
     client_gone=st.booleans(),
     timed_out=st.booleans(),
     upstream_failed=st.booleans(),
-    response_body_bytes=st.integers(0, 10_000),
+    upstream_body_bytes=st.integers(0, 10_000),
     duration_us=st.integers(0, 60_000_000),
     first_byte_us=st.none() | st.integers(0, 1_000_000),
 )

@@ -1,0 +1,135 @@
+"""What the end-to-end tests share: requests through the gateway, and polling of the books until they say something."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+
+from tests.stack_fixture import RunningStack
+
+PATIENCE_SECONDS = 30.0
+"""How long a poll waits before it calls the outcome missing. Nothing is asserted about how fast it came."""
+
+OutcomeT = TypeVar("OutcomeT")
+
+GPT_4O_MINI = {"input_uncached": 150, "cache_read": 75, "output": 600}
+"""Nano-dollars per token of gpt-4o-mini: $0.15, $0.075 and $0.60 per million."""
+
+CLAUDE_SONNET_4_6 = {
+    "input_uncached": 3_000,
+    "cache_read": 300,
+    "cache_write_5m": 3_750,
+    "cache_write_1h": 6_000,
+    "output": 15_000,
+}
+"""Nano-dollars per token of claude-sonnet-4-6: $3, $0.30, $3.75, $6 and $15 per million."""
+
+
+def cost(rates: Mapping[str, int], **counts: int) -> int:
+    """Σ count × rate."""
+    return sum(rates[name] * count for name, count in counts.items())
+
+
+def eventually(look: Callable[[], OutcomeT | None], what: str) -> OutcomeT:
+    """Look until there is something; fail with `what` where it never comes."""
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    pause = threading.Event()
+    while (outcome := look()) is None:
+        if time.monotonic() > give_up_at:
+            pytest.fail(f"never seen: {what}")
+        pause.wait(0.02)
+    return outcome
+
+
+class Gateway:
+    """One client of a running stack, tagged with a cost center of its own so that its books are its own."""
+
+    def __init__(self, stack: RunningStack, cost_center: str) -> None:
+        self.stack = stack
+        self.cost_center = cost_center
+        self.tags = {"cost_center": cost_center}
+        self.http = httpx.Client(base_url=stack.listen, timeout=PATIENCE_SECONDS)
+        self.admin = httpx.Client(base_url=stack.admin, timeout=PATIENCE_SECONDS)
+        self.mock = httpx.Client(base_url=stack.mock_url, timeout=PATIENCE_SECONDS)
+
+    def close(self) -> None:
+        """Close the connections."""
+        for client in (self.http, self.admin, self.mock):
+            client.close()
+
+    def headers(self, usage: object = None, behavior: object = None) -> dict[str, str]:
+        """The tags, and what the mock provider is to do."""
+        headers = {"x-tfy-metadata": json.dumps(self.tags)}
+        if usage is not None:
+            headers["x-mock-usage"] = json.dumps(usage)
+        if behavior is not None:
+            headers["x-mock-behavior"] = json.dumps(behavior)
+        return headers
+
+    def chat(self, *, usage: object = None, behavior: object = None, **body: Any) -> httpx.Response:
+        """One OpenAI chat completion, read to its end."""
+        return self.http.post("/v1/chat/completions", json=chat_body(**body), headers=self.headers(usage, behavior))
+
+    def account(self, rule: str) -> dict[str, Any]:
+        """The account of a rule for this cost center; a zero balance where none exists yet."""
+        accounts = self.admin.get("/v1/budgets", params={"rule": rule}).json()["accounts"]
+        mine = [account for account in accounts if self.cost_center in account["bucket"].values()]
+        return mine[0] if mine else {"spent": 0, "held": 0}
+
+    def journal(self) -> list[dict[str, Any]]:
+        """The journal entries of this cost center, newest first."""
+        entries: list[dict[str, Any]] = self.admin.get("/v1/journal", params={"limit": 1000}).json()["entries"]
+        return [entry for entry in entries if entry["tags"].get("cost_center") == self.cost_center]
+
+    def resolved(self, count: int = 1) -> list[dict[str, Any]]:
+        """This cost center's journal once it has so many entries and nothing is held any more."""
+
+        def look() -> list[dict[str, Any]] | None:
+            entries = self.journal()
+            return entries if len(entries) >= count and self.account("per-cost-center")["held"] == 0 else None
+
+        return eventually(look, f"{count} resolved attempts of {self.cost_center}")
+
+    def received(self, count: int) -> list[dict[str, Any]]:
+        """What the mock provider received of this cost center, once it has received so many."""
+
+        def look() -> list[dict[str, Any]] | None:
+            seen = [one for one in self.mock.get("/mock/requests").json()["requests"] if self.cost_center in str(one)]
+            return seen if len(seen) >= count else None
+
+        return eventually(look, f"{count} requests of {self.cost_center} at the provider")
+
+    def release(self, name: str) -> None:
+        """Let answers that wait for this name go on."""
+        self.mock.post(f"/mock/release/{name}").raise_for_status()
+
+
+def chat_body(**body: Any) -> dict[str, Any]:
+    """A small chat completion request."""
+    return {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Say something."}], **body}
+
+
+POLICIES = {
+    "policy.yaml": """
+name: tags
+type: gateway-tagging-config
+rules:
+  - {id: tagged, when: {}, required: [cost_center], mode: enforce}
+---
+name: budgets
+type: gateway-budget-config
+rules:
+  - id: per-cost-center
+    when: {}
+    limit_to: 100
+    unit: cost_per_month
+    budget_applies_per: [metadata.cost_center]
+"""
+}
+"""Tags are required, and each cost center has $100 a month: enough for every test that is not about running out."""
