@@ -9,6 +9,7 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     ClusterCommonLbConfig,
     ClusterCustomClusterType,
     ClusterDiscoveryType,
+    ClusterLbPolicy,
     OutlierDetection,
 )
 from envoy_data_plane.envoy.config.core.v3 import (
@@ -74,6 +75,9 @@ def build_clusters(settings: EnvoySettings) -> list[Cluster]:
 def workers_cluster(settings: EnvoySettings) -> Cluster:
     """All workers, one endpoint each: balanced per stream, where SO_REUSEPORT would pin Envoy to one process."""
     cluster = _sidecar_cluster(settings, WORKERS_CLUSTER, [settings.workers])
+    # A request opens two streams, admit's and meter's. Of two workers in turn, one would get every admit. Streams also
+    # differ in length by minutes, so what counts is how many a worker has open.
+    cluster.lb_policy = ClusterLbPolicy.LEAST_REQUEST
     cluster.outlier_detection = OutlierDetection(
         split_external_local_origin_errors=True,
         consecutive_local_origin_failure=1,
