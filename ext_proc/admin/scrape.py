@@ -9,7 +9,6 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
-from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from ext_proc.admin.accounts import bucket_text
@@ -18,6 +17,7 @@ from ext_proc.ledger.interface import AccountBalance, Ledger
 from ext_proc.ledger.units import unit_name
 from ext_proc.telemetry import names
 from ext_proc.telemetry.labels import label_text
+from ext_proc.telemetry.workers import collect
 
 ACCOUNTS_MAX = 1_000
 """How many accounts have gauges. Budgets per repository or workflow can be far more than a scrape should carry."""
@@ -46,9 +46,8 @@ async def scrape(context: AdminContext) -> bytes:
 
 def _exposition(metrics_dir: Path, gathered: Iterable[Metric]) -> bytes:
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, str(metrics_dir))  # type: ignore[no-untyped-call]  # the library is partly typed
     registry.register(_Gathered(gathered))
-    return generate_latest(registry)
+    return collect(metrics_dir, registry, generate_latest)
 
 
 async def _ledger_gauges(ledger: Ledger) -> list[Metric]:

@@ -15,35 +15,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
-from prometheus_client.multiprocess import mark_process_dead
 
 from ext_proc.telemetry import names
 from ext_proc.telemetry.errors import TelemetryError
 from ext_proc.telemetry.labels import MAX_LABEL_VALUES, MAX_SERIES, LabelBound, Series
 from ext_proc.telemetry.names import OTHER, Kind, MetricName
+from ext_proc.telemetry.workers import (
+    MULTIPROCESS_VARIABLE,
+    forget_worker,
+    worker_environment,
+)
 
-MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+__all__ = ["Metrics", "forget_worker", "worker_environment"]
 
 _NANODOLLARS_PER_DOLLAR = 1_000_000_000
 _IDENTITY_LABELS = 2  # username and tenant_name lead the labels of a charge
 _ERROR_STATUS_MIN = 400
-
-
-def worker_environment(metrics_dir: Path) -> dict[str, str]:
-    """What a worker's environment must hold *before* it starts, so that its counts can be added to the others'."""
-    return {MULTIPROCESS_VARIABLE: str(metrics_dir)}
-
-
-def prepare_metrics_dir(metrics_dir: Path) -> None:
-    """Make the directory, empty of an earlier run's counts. Called once, before the first worker starts."""
-    metrics_dir.mkdir(parents=True, exist_ok=True)
-    for stale in metrics_dir.glob("*.db"):
-        stale.unlink()
-
-
-def forget_worker(metrics_dir: Path, pid: int) -> None:
-    """Drop the gauges of a worker that has ended; its counters stay, because what it counted did happen."""
-    mark_process_dead(pid, str(metrics_dir))  # type: ignore[no-untyped-call]  # the library is only partly typed
 
 
 class Metrics:

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.parser import text_string_to_metric_families
+from scrape_reader import scraped, value
 
 from ext_proc.telemetry import names
-from ext_proc.telemetry.errors import TelemetryError
 from ext_proc.telemetry.labels import MAX_LABEL_CHARS
-from ext_proc.telemetry.metrics import Metrics, forget_worker, prepare_metrics_dir, worker_environment
+from ext_proc.telemetry.metrics import Metrics
 from ext_proc.telemetry.names import Kind
 
 PINNED = {
@@ -66,21 +58,6 @@ PINNED = {
     "tollgate_budget_held": ("document", "rule", "template", "bucket", "unit"),
     "tollgate_budgets_truncated": (),
 }
-
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-def scraped(registry: CollectorRegistry) -> Samples:
-    """Every sample of a scrape, parsed by the official parser."""
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(generate_latest(registry).decode())
-        for sample in family.samples
-    }
-
-
-def value(samples: Samples, name: str, **labels: str) -> float:
-    return samples[name, tuple(sorted(labels.items()))]
 
 
 def everything_happens(metrics: Metrics, model: str = "openai-main/gpt-4o") -> None:
@@ -283,116 +260,6 @@ def test_no_value_can_break_a_scrape(text: str) -> None:
     samples = scraped(metrics.registry)
     assert samples
     assert all(len(label) <= MAX_LABEL_CHARS for _, labels in samples for _, label in labels)
-
-
-_WORKER = """
-import sys, json
-from pathlib import Path
-from ext_proc.telemetry.metrics import Metrics
-metrics = Metrics(metrics_dir=Path(sys.argv[1]))
-metrics.policy_loaded("v1", ok=sys.argv[2] == "ok")
-for _ in range(int(sys.argv[3])):
-    metrics.charged(labels=("ada", "acme"), model="m", cost_nanodollars=10**9, input_tokens=2, output_tokens=1,
-                    basis="reported")
-    metrics.ledger_call(operation="hold", code="held", seconds=0.001)
-print("counted", flush=True)
-sys.stdin.read()
-"""
-
-
-def _start_worker(metrics_dir: Path, policy: str, count: int) -> subprocess.Popen[str]:
-    worker = subprocess.Popen(
-        [sys.executable, "-c", _WORKER, str(metrics_dir), policy, str(count)],
-        env={**os.environ, **worker_environment(metrics_dir)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert worker.stdout is not None
-    assert worker.stdout.readline() == "counted\n"
-    return worker
-
-
-def _collected(metrics_dir: Path) -> Samples:
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, str(metrics_dir))  # type: ignore[no-untyped-call]  # the library is partly typed
-    return scraped(registry)
-
-
-def test_two_processes_add_up_and_a_dead_ones_counts_stay(tmp_path: Path) -> None:
-    """Counts of two real processes are summed; after one is killed its counters remain and its gauge does not."""
-    prepare_metrics_dir(tmp_path / "metrics")
-    good = _start_worker(tmp_path / "metrics", "ok", 30)
-    bad = _start_worker(tmp_path / "metrics", "rejected", 12)
-    caller = {"model_name": "m", "username": "ada", "tenant_name": "acme"}
-    try:
-        both = _collected(tmp_path / "metrics")
-        bad.kill()
-        bad.wait()
-        forget_worker(tmp_path / "metrics", bad.pid)
-        after = _collected(tmp_path / "metrics")
-    finally:
-        for worker in (good, bad):
-            worker.kill()
-            worker.communicate()
-
-    assert value(both, "llm_gateway_request_total_cost_total", **caller) == 42
-    assert value(both, "tollgate_ledger_seconds_count", operation="hold") == 42
-    assert value(both, "tollgate_policy_ok") == 0
-    assert value(after, "llm_gateway_input_tokens_total", **caller) == 84
-    assert value(after, "tollgate_policy_ok") == 1
-
-
-def test_an_earlier_runs_counts_are_cleared(tmp_path: Path) -> None:
-    """Preparing the directory starts from zero, whatever an earlier run left there."""
-    (tmp_path / "counter_1.db").write_bytes(b"stale")
-    prepare_metrics_dir(tmp_path)
-
-    assert list(tmp_path.iterdir()) == []
-
-
-_WITHOUT_VARIABLE: Callable[[Path], dict[str, str]] = lambda _: {}  # noqa: E731  (a table of environments)
-
-
-@pytest.mark.parametrize(
-    ("environment", "code", "cure"),
-    [
-        (_WITHOUT_VARIABLE, "", "worker_environment"),
-        (lambda path: worker_environment(path / "elsewhere"), "", "worker_environment"),
-        (
-            _WITHOUT_VARIABLE,
-            "import prometheus_client, os; os.environ['PROMETHEUS_MULTIPROC_DIR'] = sys.argv[1]",
-            "imported",
-        ),
-        (worker_environment, "Path(sys.argv[1]).rmdir()", "does not exist"),
-    ],
-)
-def test_a_worker_that_would_lose_its_counts_does_not_start(
-    tmp_path: Path, environment: Callable[[Path], dict[str, str]], code: str, cure: str
-) -> None:
-    """A forgotten, wrong or late environment variable is an error that says the cure, not silently missing counts."""
-    script = (
-        f"import sys\nfrom pathlib import Path\n{code}\n"
-        "from ext_proc.telemetry.metrics import Metrics\nfrom ext_proc.telemetry.errors import TelemetryError\n"
-        "try:\n    Metrics(metrics_dir=Path(sys.argv[1]))\nexcept TelemetryError as error:\n    print(error)\n"
-    )
-    metrics_dir = tmp_path / "metrics"
-    metrics_dir.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(metrics_dir)],
-        env={**os.environ, **environment(metrics_dir)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-    assert cure in done.stdout
-
-
-def test_in_this_process_a_metrics_dir_without_the_variable_is_refused(tmp_path: Path) -> None:
-    """The same check holds inside a running process."""
-    with pytest.raises(TelemetryError, match="worker_environment"):
-        Metrics(metrics_dir=tmp_path)
 
 
 def test_names_follow_the_conventions() -> None:
