@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from scrape_reader import Samples, parsed, value
 
+from ext_proc.telemetry import workers
 from ext_proc.telemetry.errors import TelemetryError
 from ext_proc.telemetry.metrics import Metrics, forget_worker, worker_environment
 from ext_proc.telemetry.workers import collect
@@ -100,28 +101,30 @@ def test_workers_that_keep_crashing_leave_no_files(tmp_path: Path, start_worker:
     assert value(_collected(tmp_path), "llm_gateway_request_total_cost_total", **CALLER) == 20
 
 
-def test_no_scrape_sees_a_worker_twice(tmp_path: Path, start_worker: Start) -> None:
-    """Scrapes that run while workers are forgotten never show more than was counted, nor less."""
-    workers = [start_worker("ok", 3) for _ in range(3)]
-    for worker in workers:
-        worker.kill()
-        worker.wait()
-    seen: set[float] = set()
-    done = threading.Event()
+def test_no_scrape_sees_a_worker_twice(tmp_path: Path, start_worker: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scrape that begins while a worker's counts are being folded waits for the end and counts them once."""
+    worker = start_worker("ok", 3)
+    worker.kill()
+    worker.wait()
+    seen: list[float] = []
+    reader = threading.Thread(
+        target=lambda: seen.append(
+            value(_collected(tmp_path), "llm_gateway_request_total_cost_total", **CALLER),
+        )
+    )
+    fold = workers._fold
 
-    def scrape_on() -> None:
-        while not done.is_set():
-            seen.add(value(_collected(tmp_path), "llm_gateway_request_total_cost_total", **CALLER))
+    def fold_and_be_scraped(file: Path, ended: Path) -> None:
+        fold(file, ended)
+        if not reader.is_alive() and not seen:
+            reader.start()
+            reader.join(timeout=0.5)  # long enough for a scrape that does not wait to finish; one that does goes on
 
-    reader = threading.Thread(target=scrape_on)
-    reader.start()
-    for worker in workers:
-        forget_worker(tmp_path, worker.pid)
-    done.set()
+    monkeypatch.setattr(workers, "_fold", fold_and_be_scraped)
+    forget_worker(tmp_path, worker.pid)
     reader.join()
-    seen.add(value(_collected(tmp_path), "llm_gateway_request_total_cost_total", **CALLER))
 
-    assert seen == {9}
+    assert seen == [3]
 
 
 _WITHOUT_VARIABLE: Callable[[Path], dict[str, str]] = lambda _: {}  # noqa: E731  (a table of environments)
