@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -75,7 +76,7 @@ async def set_clock(ledger: RedisLedger, clock: TestClock) -> None:
 
 async def all_keys(ledger: RedisLedger, pattern: str = "*") -> list[bytes]:
     """Every key there is."""
-    return cast("list[bytes]", await ledger._read("KEYS", pattern))
+    return cast("list[bytes]", await ledger.read("KEYS", pattern))
 
 
 def account(
@@ -113,3 +114,70 @@ def settle(hold: str, cost: int, *, basis: Basis = Basis.REPORTED, requests: int
 def release(hold: str, *, requests: int = 0) -> Resolution:
     """A release."""
     return Resolution(hold, Charge(requests=requests), Basis.RELEASED)
+
+
+class DroppingProxy:
+    """A TCP proxy in front of Redis that loses what it is told to lose: requests, answers, or the connections."""
+
+    def __init__(self, port: int) -> None:
+        self.passes_requests = True
+        self.passes_answers = True
+        self.requests_seen = asyncio.Event()
+        self._redis_port = port
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> str:
+        """Listen; the URL to connect to."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        return f"redis://127.0.0.1:{port}/0"
+
+    async def stop(self) -> None:
+        """Close everything."""
+        assert self._server is not None
+        self._server.close()
+        self.reset_peers()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    def reset_peers(self) -> None:
+        """Break every connection."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._redis_port)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._pump(reader, upstream_writer, "requests"))
+                    group.create_task(self._pump(upstream_reader, writer, "answers"))
+            finally:
+                upstream_writer.transport.abort()
+        except (asyncio.CancelledError, OSError, ExceptionGroup):
+            return
+        finally:
+            writer.transport.abort()
+            self._tasks.discard(task)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, what: str) -> None:
+        while data := await reader.read(65_536):
+            if what == "requests":
+                self.requests_seen.set()
+            if getattr(self, f"passes_{what}"):
+                writer.write(data)
+                await writer.drain()
+        raise ConnectionResetError("one side closed")
+
+
+async def until(true: Callable[[], Awaitable[bool]] | Callable[[], bool]) -> None:
+    """Poll a condition, each time after the event loop has had its turn; the test's own timeout bounds it."""
+    while True:
+        answer = true()
+        if answer is True or (not isinstance(answer, bool) and await answer):
+            return
+        await asyncio.sleep(0.005)

@@ -184,7 +184,7 @@ class RedisLedger:
             return (), ""
         try:
             return await readings.balances(
-                self._read, self._prefix, stamp.redis_us, rule=rule, limit=limit, cursor=cursor
+                self.read, self._prefix, stamp.redis_us, rule=rule, limit=limit, cursor=cursor
             )
         except StoreError:
             return (), ""
@@ -192,14 +192,14 @@ class RedisLedger:
     async def journal(self, limit: int) -> tuple[dict[str, object], ...]:
         """The newest journal entries, newest first; none where Redis does not answer."""
         try:
-            return await readings.journal(self._read, self._prefix, limit)
+            return await readings.journal(self.read, self._prefix, limit)
         except StoreError:
             return ()
 
     async def open_holds(self) -> int:
         """How many holds are open now; 0 where Redis does not answer."""
         try:
-            return cast("int", await self._read("ZCARD", f"{self._prefix}leases"))
+            return cast("int", await self.read("ZCARD", f"{self._prefix}leases"))
         except StoreError:
             return 0
 
@@ -301,7 +301,7 @@ class RedisLedger:
         except ScriptUnknownError:
             return cast("list[bytes]", await self._channel.call("EVAL", script.source, 1, self._clock_key, *arguments))
 
-    async def _read(self, *words: Word) -> object:
+    async def read(self, *words: Word) -> object:
         """A plain read for people, who can wait longer than a request. Raises StoreError."""
         if self._breaker.is_open:
             raise StoreUnreachableError("Redis has not answered for a while")
@@ -371,7 +371,7 @@ class RedisLedger:
         """Spare the first requests the longer way."""
         for script in self._scripts.values():
             try:
-                await self._read("SCRIPT", "LOAD", script.source)
+                await self.read("SCRIPT", "LOAD", script.source)
             except StoreError:
                 return
 

@@ -407,7 +407,7 @@ def test_request_belongs_to_the_window_it_was_held_in(redis_url: str) -> None:
         await ledger.resolve(settle(first, 50))
         reply = await ledger.hold(HoldRequest(second, (one_plan(posting),), LEASE_MS))
         assert (reply.states[0].spent, reply.states[0].held) == (0, 60)
-        spent = {await ledger._read("HGET", key, "spent") for key in await all_keys(ledger, "tg:{0}:calendar:*")}
+        spent = {await ledger.read("HGET", key, "spent") for key in await all_keys(ledger, "tg:{0}:calendar:*")}
         assert spent == {b"0", b"50"}
         await ledger.close()
 
@@ -489,13 +489,13 @@ def test_key_of_another_type_is_found_before_anything_is_written(verb: str, kind
             "slots": next(key for key in keys if ":slots:" in key).removeprefix("tg:{0}:"),
         }
         if verb == "hold":
-            await ledger._read("DEL", *(key for key in keys if not key.endswith("testclock")))
+            await ledger.read("DEL", *(key for key in keys if not key.endswith("testclock")))
         key = "tg:{0}:" + kind.format(**names)
-        await ledger._read("DEL", key)
+        await ledger.read("DEL", key)
         if not kind.startswith(("hold:", "refused:")):
-            await ledger._read("SET", key, "somebody was here")
+            await ledger.read("SET", key, "somebody was here")
         else:
-            await ledger._read("RPUSH", key, "somebody was here")
+            await ledger.read("RPUSH", key, "somebody was here")
         before = await snapshot(ledger)
         if verb == "hold":
             assert (await ledger._hold(request)).code is Code.UNAVAILABLE
@@ -511,4 +511,4 @@ def test_key_of_another_type_is_found_before_anything_is_written(verb: str, kind
 
 async def snapshot(ledger: RedisLedger) -> dict[bytes, object]:
     """Every key with its serialised value."""
-    return {key: await ledger._read("DUMP", key) for key in sorted(await all_keys(ledger))}
+    return {key: await ledger.read("DUMP", key) for key in sorted(await all_keys(ledger))}
