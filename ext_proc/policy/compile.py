@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from decimal import Decimal
 from types import MappingProxyType
 from typing import assert_never
 
@@ -17,7 +18,6 @@ from ext_proc.policy.documents.guardrail import GuardrailDocument
 from ext_proc.policy.documents.identity import IdentityDocument
 from ext_proc.policy.documents.notification import NotificationDocument
 from ext_proc.policy.documents.provider import (
-    COST_KINDS,
     DEFAULT_ENDPOINTS,
     Account,
     Model,
@@ -30,12 +30,13 @@ from ext_proc.policy.documents.routing import RoutingDocument
 from ext_proc.policy.documents.settings import SettingsDocument
 from ext_proc.policy.documents.tagging import MetadataDocument, TaggingDocument, TaggingMode
 from ext_proc.policy.fields import Located
+from ext_proc.policy.guardrails import GuardrailRule, GuardrailSet
+from ext_proc.policy.patterns import compile_pattern
 from ext_proc.policy.rules import OverrideRule, OverrideRuleSet, Rule, RuleSet, TagRule, TagRuleSet
 from ext_proc.policy.schema import yaml_name
 from ext_proc.policy.snapshot import Snapshot
 from ext_proc.policy.terms import DatedCost, ProviderAccount, ProviderModel, Settings
-
-_MICROSECONDS = 1_000_000
+from ext_proc.pricing.schedule import start_of_day_us
 
 DEFAULT_ACCOUNTS: Mapping[str, ProviderAccount] = MappingProxyType(
     {
@@ -63,6 +64,7 @@ def compile_documents(documents: Sequence[Document], version: str) -> Snapshot:
         rules=RuleSet([rule for document in documents for rule in compiled_rules(document)], virtual),
         tag_rules=TagRuleSet(list(_tag_rules(documents)), virtual),
         override_rules=OverrideRuleSet(list(_override_rules(documents))),
+        guardrails=GuardrailSet(list(_guardrails(documents)), virtual),
         documents=tuple(documents),
     )
 
@@ -135,31 +137,39 @@ def _account(account: Account) -> ProviderAccount:
 
 
 def _model(model: Model) -> ProviderModel:
-    if model.cost == "public_cost":
-        return ProviderModel(model.name)
-    assert not isinstance(model.cost, str), "the only word for a cost is public_cost"
-    written = (model.cost,) if isinstance(model.cost, PrivateCost) else model.cost
-    costs = tuple(_dated_cost(cost) for cost in written)
-    return ProviderModel(model.name, costs[-1].cost, costs)
+    costs = tuple(private_costs(model))
+    return ProviderModel(model.name, costs[-1].cost if costs else None, costs)
 
 
-def _dated_cost(cost: PrivateCost) -> DatedCost:
-    day = parse_day(cost.from_) if cost.from_ else None
-    priced = {name: _plain(getattr(cost, name)) for name in COST_KINDS if getattr(cost, name) is not None}
-    return DatedCost(
-        from_us=int(day.timestamp()) * _MICROSECONDS if day else 0,
-        cost=MappingProxyType(priced | {"tier_mode": cost.tier_mode.value}),
-    )
+def private_costs(model: Model) -> Iterator[DatedCost]:
+    """The private prices of a model, in order; none for the public price."""
+    if isinstance(model.cost, str):
+        return
+    for cost in (model.cost,) if isinstance(model.cost, PrivateCost) else model.cost:
+        written = _written(cost)
+        day = parse_day(str(written.pop("from", "")))
+        yield DatedCost(0 if day is None else start_of_day_us(day), MappingProxyType(written))
+
+
+def _written(item: Located) -> dict[str, object]:
+    """A model as plain values: the fields that are written, by the names they are written in."""
+    return {
+        name: _plain(getattr(item, f.name)) for f in fields(item) if (name := yaml_name(f.name)) in item.where.lines
+    }
 
 
 def _plain(value: object) -> object:
-    """A model as plain mappings and tuples, as it was written."""
-    if isinstance(value, Located):
-        named = {yaml_name(f.name): getattr(value, f.name) for f in fields(value) if "spec" in f.metadata}
-        return MappingProxyType({name: _plain(part) for name, part in named.items() if part not in {None, ()}})
-    if isinstance(value, tuple):
-        return tuple(_plain(part) for part in value)
-    return value
+    match value:
+        case Located():
+            return MappingProxyType(_written(value))
+        case tuple():
+            return tuple(_plain(part) for part in value)
+        case Decimal():
+            return f"{value:f}"
+        case str():
+            return str(value)  # of an enum its value
+        case _:
+            return value
 
 
 def _tag_rules(documents: Sequence[Document]) -> Iterator[TagRule]:
@@ -174,3 +184,21 @@ def _override_rules(documents: Sequence[Document]) -> Iterator[OverrideRule]:
         if isinstance(document, MetadataDocument):
             for rule in document.rules:
                 yield OverrideRule(condition_of(rule.when), rule.metadata_override)
+
+
+def _guardrails(documents: Sequence[Document]) -> Iterator[GuardrailRule]:
+    for document in documents:
+        if isinstance(document, GuardrailDocument):
+            for rule in document.rules:
+                yield GuardrailRule(
+                    id=rule.id,
+                    condition=condition_of(rule.when),
+                    audit=rule.audit_mode,
+                    max_input_tokens=rule.max_input_tokens,
+                    max_output_tokens=rule.max_output_tokens,
+                    max_body_bytes=rule.max_body_bytes,
+                    denied_patterns=tuple((d.name, compile_pattern(d.pattern)) for d in rule.denied_patterns),
+                    allow_models=None if rule.allow_models is None else frozenset(rule.allow_models),
+                    deny_models=frozenset(rule.deny_models),
+                    mitigation=rule.mitigation,
+                )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ext_proc.policy.compile import private_costs
 from ext_proc.policy.documents import Document
 from ext_proc.policy.documents.identity import IdentityDocument
 from ext_proc.policy.documents.notification import NotificationDocument
@@ -14,11 +15,14 @@ from ext_proc.policy.documents.tagging import TaggingDocument
 from ext_proc.policy.errors import PolicyError
 from ext_proc.policy.fields import Located
 from ext_proc.policy.scalars import shown
+from ext_proc.pricing.errors import PricingError
+from ext_proc.pricing.private import private_price
 
 
 def conflicts(documents: Sequence[Document]) -> list[PolicyError]:
     """Every conflict of a set, in document order."""
-    return [*_repeated_documents(documents), *_repeated_ids(documents), *_settings(documents), *_nested(documents)]
+    found = (_repeated_documents, _repeated_ids, _settings, _nested, _prices)
+    return [error for check in found for error in check(documents)]
 
 
 def _place(item: Located) -> str:
@@ -71,6 +75,21 @@ def _settings(documents: Sequence[Document]) -> Iterator[PolicyError]:
         if other.header.lower() != named[0].header.lower():
             problem = f"{shown(other.header)} is not the header that {_place(named[0])} names"
             yield other.where.error("header", problem, "name it once")
+
+
+def _prices(documents: Sequence[Document]) -> Iterator[PolicyError]:
+    """Private prices that pricing cannot read: kinds it does not meter, rates too fine to count."""
+    for document in documents:
+        if not isinstance(document, ProviderDocument):
+            continue
+        for model in (model for account in document.all_accounts() for model in account.models):
+            for index, dated in enumerate(private_costs(model)):
+                try:
+                    private_price(dated.cost)
+                except PricingError as error:
+                    entry = f"[{index}]" if isinstance(model.cost, tuple) else ""
+                    problem, _, cure = error.problem.partition("; ")
+                    yield model.where.error(f"cost{entry}.{error.field}", problem, cure or "write another price")
 
 
 def _nested(documents: Sequence[Document]) -> Iterator[PolicyError]:

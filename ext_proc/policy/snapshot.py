@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from ext_proc.identity.caller import Caller
 from ext_proc.policy.fields import Located
+from ext_proc.policy.guardrails import GuardedRequest, GuardrailFinding, GuardrailSet
 from ext_proc.policy.rules import OverrideRuleSet, RuleSet, TagRuleSet
 from ext_proc.policy.terms import (
     ConstrainAction,
@@ -36,6 +37,8 @@ __all__ = [
     "Constrained",
     "DatedCost",
     "ErrorFormat",
+    "GuardedRequest",
+    "GuardrailFinding",
     "MatchFacts",
     "MatchedRule",
     "OnExhausted",
@@ -64,6 +67,7 @@ class Snapshot:
     rules: RuleSet = field(repr=False)
     tag_rules: TagRuleSet = field(repr=False)
     override_rules: OverrideRuleSet = field(repr=False)
+    guardrails: GuardrailSet = field(repr=False)
     documents: tuple[Located, ...] = field(repr=False)
 
     def match(self, facts: MatchFacts) -> tuple[MatchedRule, ...]:
@@ -73,6 +77,14 @@ class Snapshot:
     def missing_tags(self, facts: MatchFacts) -> tuple[TagFinding, ...]:
         """The tags a request lacks, by tagging rule, then by rule with `on_missing_key: refuse`."""
         return self.tag_rules.missing(facts) + self.rules.missing_keys(facts)
+
+    def guard(self, facts: MatchFacts, request: GuardedRequest) -> tuple[GuardrailFinding, ...]:
+        """Every guardrail a request breaks, in rule order."""
+        return self.guardrails.check(facts, request)
+
+    def output_cap(self, facts: MatchFacts) -> int | None:
+        """The limit that guardrails put on a request's output tokens, None without one."""
+        return self.guardrails.output_cap(facts)
 
     def override_tags(self, caller: Caller) -> dict[str, str]:
         """The tags the gateway sets for a caller, whatever the client sent."""

@@ -120,9 +120,9 @@ class TagFinding:
 
 @dataclass(frozen=True, slots=True)
 class DatedCost:
-    """A private price from a day on: dollars as `Decimal`s, in the shape of the provider document."""
+    """A private price from a day on, as `pricing.private` reads it: dollars as the decimal text that was written."""
 
-    from_us: int  # 0: from the beginning
+    from_us: int  # midnight UTC of the day; 0: from the beginning
     cost: Mapping[str, object]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
 from enum import StrEnum
 from types import MappingProxyType
@@ -61,6 +61,13 @@ class TokenPrices(Located):
     output: Decimal = required("Output.", minimum=0, example="0.01")
     cache_read: Decimal | None = optional("Input read from the cache.", minimum=0, example="0.00125")
     cache_write: Decimal | None = optional("Input written to the cache.", minimum=0, example="0.003125")
+    cache_write_1h: Decimal | None = optional("Input written for an hour.", minimum=0, example="0.005")
+    audio_input: Decimal | None = optional("Audio read.", minimum=0, example="0.04")
+    audio_output: Decimal | None = optional("Audio written.", minimum=0, example="0.08")
+    image_input: Decimal | None = optional("Images read.", minimum=0, example="0.005")
+    image_output: Decimal | None = optional("Images written.", minimum=0, example="0.04")
+    video_input: Decimal | None = optional("Video read.", minimum=0, example="0.01")
+    reasoning: Decimal | None = optional("Reasoning, where it differs from output.", minimum=0, example="0.01")
     input_tiers: tuple[PriceTier, ...] = optional(
         "Input prices by size.", default=(), example="[{from: 200000, cost_per_token: 0.0000025}]"
     )
@@ -87,6 +94,7 @@ class PrivateCost(Located):
     per_minute_of_audio: Decimal | None = optional("Dollars per minute.", minimum=0, example="0.006")
     per_image: Decimal | None = optional("Dollars per image.", minimum=0, example="0.04")
     per_request: Decimal | None = optional("Dollars per request.", minimum=0, example="0.01")
+    per_search: Decimal | None = optional("Dollars per web search.", minimum=0, example="0.01")
     per_gpu_hour: GpuPrice | None = optional("Wall time times rate.", example="{rate: 2.50, gpus: 4}")
     tier_mode: TierMode = optional(
         "`whole_request`: past a tier the whole request has its price. `marginal`: only what lies above.",
@@ -110,17 +118,17 @@ COST_KINDS = (
     "per_minute_of_audio",
     "per_image",
     "per_request",
+    "per_search",
     "per_gpu_hour",
 )
 
 
-def parse_day(text: str) -> datetime | None:
-    """Midnight UTC of a day written YYYY-MM-DD; None where it is none."""
+def parse_day(text: str) -> date | None:
+    """A day written YYYY-MM-DD; None where it is none."""
     try:
-        day = date.fromisoformat(text)
+        return date.fromisoformat(text)
     except ValueError:
         return None
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
