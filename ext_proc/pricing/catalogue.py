@@ -102,7 +102,9 @@ def _offered(entry: types.Provider) -> Iterator[tuple[str, Schedule]]:
 
 @cache
 def _provider(provider: str) -> types.Provider | None:
-    return data_snapshot.find_provider_by_id(_providers(), PROVIDERS.get(provider, provider))
+    """By exact id: the catalogue's own looser match would sell `openai-compatible` at the prices of OpenAI."""
+    name = PROVIDERS.get(provider, provider)
+    return next((entry for entry in _providers() if entry.id == name), None)
 
 
 def _providers() -> list[types.Provider]:

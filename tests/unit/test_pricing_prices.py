@@ -1,0 +1,274 @@
+"""Prices: public and private, over tiers and time, exact to the pico-dollar."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from ext_proc.pricing.book import PriceBook
+from ext_proc.pricing.errors import PricingError
+from ext_proc.pricing.price import Price
+from ext_proc.pricing.private import private_price
+from ext_proc.pricing.usage import Rates, Usage
+
+BOOK = PriceBook()
+
+
+def us(text: str) -> int:
+    """A moment in UTC as microseconds."""
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 1_000_000
+
+
+NOW = us("2026-06-01")
+
+
+def public(provider: str, model: str, at_us: int = NOW) -> Price:
+    """A price that must be known."""
+    price = BOOK.price(provider, model, at_us)
+    assert price is not None
+    return price
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "usage", "nanodollars"),
+    [
+        ("openai", "gpt-4o-mini", Usage(input_uncached=1000, output=200), 1000 * 150 + 200 * 600),
+        ("openai", "gpt-4o-mini-2024-07-18", Usage(cache_read=3), 225),
+        ("openai", "gpt-4o-mini", Usage(cache_read=1), 75),
+        ("azure-openai", "gpt-4o", Usage(input_uncached=10, output=1), 25_000 + 10_000),
+        ("anthropic", "claude-haiku-4-5", Usage(cache_write_5m=4, cache_write_1h=5, cache_read=6), 5000 + 10000 + 600),
+        ("anthropic", "claude-haiku-4-5", Usage(searches=3), 30_000_000),
+        ("gemini", "gemini-2.5-flash", Usage(input_uncached=1, audio_in=1, cache_read_audio=1), 300 + 1000 + 100),
+        ("vertex", "gemini-2.5-flash", Usage(output=2, reasoning=1), 5000),
+    ],
+)
+def test_public_prices_of_well_known_models(provider: str, model: str, usage: Usage, nanodollars: int) -> None:
+    """Charges that anyone can check on the provider's price page."""
+    assert public(provider, model).charge_nanodollars(usage) == nanodollars
+
+
+def test_v9_a_tier_holds_for_the_whole_request_once_passed() -> None:
+    """V9: 200,000 tokens are at the lower tier, 200,001 are all at the upper, cached ones counted in."""
+    price = public("gemini", "gemini-2.5-pro")
+
+    assert price.charge_nanodollars(Usage(input_uncached=200_000)) == 200_000 * 1250
+    assert price.charge_nanodollars(Usage(input_uncached=200_001)) == 200_001 * 2500
+    assert price.charge_nanodollars(Usage(input_uncached=1, cache_read=199_950, tool_prompt=50, output=1)) == (
+        51 * 2500 + 199_950 * 250 + 15_000
+    )
+
+
+def test_a_price_is_that_of_its_day() -> None:
+    """o3 fell from $10 to $2 on 10 June 2025; requests of before keep the price of before."""
+    usage = Usage(input_uncached=1000)
+
+    assert public("openai", "o3", us("2025-06-09T23:59:59")).charge_nanodollars(usage) == 10_000_000
+    assert public("openai", "o3", us("2025-06-10T00:00:00")).charge_nanodollars(usage) == 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("moment", "nanodollars"),
+    [
+        ("2025-03-01T00:29:59", 135),
+        ("2025-03-01T00:30:00", 270),
+        ("2025-03-01T16:29:59", 270),
+        ("2025-03-01T16:30:00", 135),
+    ],
+)
+def test_a_price_is_that_of_its_hour(moment: str, nanodollars: int) -> None:
+    """DeepSeek's off-peak prices begin and end on the second."""
+    assert public("deepseek", "deepseek-chat", us(moment)).charge_nanodollars(Usage(input_uncached=1)) == nanodollars
+
+
+def test_one_hour_writes_of_a_claude_without_a_rate_for_them_cost_twice_the_input() -> None:
+    """T39: never the five-minute rate, where the catalogue has only that."""
+    price = public("vertex", "claude-opus-4-6", us("2026-04-01"))
+
+    assert price.charge_nanodollars(Usage(cache_write_1h=1000)) == 10_000_000
+    assert price.charge_nanodollars(Usage(cache_write_5m=1000)) == 6_250_000
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"),
+    [
+        ("openai", "gpt-nope"),
+        ("openai-compatible", "gpt-4o"),
+        ("no-such-provider", "gpt-4o"),
+        ("openai", "tts-1"),
+        ("openai", "whisper-1"),
+        ("cerebras", "qwen-3-coder-480b"),
+    ],
+)
+def test_what_is_not_known_is_none_and_never_free(provider: str, model: str) -> None:
+    """T14: an unknown model, or one billed in units we do not meter, has no price, which is not a price of 0."""
+    assert BOOK.price(provider, model, NOW) is None
+
+
+def test_free_models_are_known_to_be_free() -> None:
+    """T17: a model that costs nothing by its provider's own page has a price, and it is 0."""
+    assert public("openai", "omni-moderation-latest").is_free
+    assert not public("openai", "gpt-4o").is_free
+
+
+def test_the_ceiling_is_above_every_model_of_the_provider() -> None:
+    """No known model of a provider, in no tier, costs more than its ceiling for any kind of unit."""
+    ceiling = BOOK.ceiling("anthropic", NOW)
+    rates = ceiling.tiers[0].rates
+    for model in ("claude-opus-4-1", "claude-sonnet-4-5", "claude-haiku-4-5"):
+        for tier in public("anthropic", model).tiers:
+            assert rates.input_uncached >= tier.rates.input_uncached
+            assert rates.output >= tier.rates.output
+            assert rates.cache_write_1h >= tier.rates.cache_write_1h
+
+    assert BOOK.ceiling("anthropic", NOW) is ceiling
+    assert not BOOK.ceiling("openai-compatible", NOW).is_free
+
+
+def test_a_private_price_comes_before_the_public_one() -> None:
+    """The account's own price counts for its model; other accounts and models keep the public one."""
+    book = PriceBook({"openai-main": {"gpt-4o": private_price({"per_1000_tokens": {"input": 1, "output": 2}})}})
+
+    mine = book.price("openai", "gpt-4o", NOW, account="openai-main")
+    assert mine is not None
+    assert mine.charge_nanodollars(Usage(input_uncached=1, output=1)) == 3_000_000
+    assert book.price("openai", "gpt-4o", NOW, account="openai-other") == public("openai", "gpt-4o")
+    assert book.price("openai", "gpt-4o-mini", NOW, account="openai-main") == public("openai", "gpt-4o-mini")
+    assert book.version != BOOK.version
+
+
+def test_an_account_with_private_prices_alone_has_a_ceiling_of_its_own() -> None:
+    """An unknown model of a self-hosted server is held at the dearest of that server's own models."""
+    cost = private_price({"per_1000_tokens": {"input": 0.001, "output": 0.002}})
+    ceiling = PriceBook({"vllm": {"llama": cost}}).ceiling("openai-compatible", NOW, account="vllm")
+
+    assert ceiling.charge_nanodollars(Usage(input_uncached=1, output=1)) == 1000 + 2000
+
+
+def rates(cost: dict[str, Any], at_us: int = NOW) -> Rates:
+    """The first tier of a private price."""
+    price = private_price(cost).at(at_us)
+    assert price is not None
+    return price.tiers[0].rates
+
+
+def test_private_prices_are_read_as_written() -> None:
+    """Floats are taken as their author wrote them, strings and integers too."""
+    found = rates({"per_1000_tokens": {"input": 0.0375, "output": "0.15", "cache_read": 1}, "per_request": 0.002})
+
+    assert found.input_uncached == 37_500_000
+    assert found.output == 150_000_000
+    assert found.cache_read == 1_000_000_000
+    assert found.requests == 2_000_000_000
+
+
+def test_what_a_private_price_leaves_out_costs_what_the_larger_kind_costs() -> None:
+    """Cache reads without a price are input, audio without a price is text: nothing falls to 0."""
+    found = rates({"per_1000_tokens": {"input": 0.001, "output": 0.003, "cache_write": 0.002, "cache_write_1h": 0.005}})
+
+    assert found.cache_read == found.audio_in == found.tool_prompt == 1_000_000
+    assert found.audio_out == found.image_out == 3_000_000
+    assert (found.cache_write_5m, found.cache_write_1h) == (2_000_000, 5_000_000)
+    assert found.reasoning is None
+
+
+def test_private_tiers_rise_one_over_the_other() -> None:
+    """A tier changes what it names and keeps the rest."""
+    price = private_price(
+        {
+            "per_1000_tokens": {
+                "input": 0.001,
+                "output": 0.002,
+                "input_tiers": [{"from": 100, "cost_per_token": 0.000002}, {"from": 200, "cost_per_token": 0.000003}],
+                "output_tiers": [{"from": 200, "cost_per_token": 0.000009}],
+            }
+        }
+    ).at(NOW)
+
+    assert price is not None
+    assert price.charge_nanodollars(Usage(input_uncached=100, output=1)) == 100 * 1000 + 2000
+    assert price.charge_nanodollars(Usage(input_uncached=101, output=1)) == 101 * 2000 + 2000
+    assert price.charge_nanodollars(Usage(input_uncached=201, output=1)) == 201 * 3000 + 9000
+
+
+def test_private_prices_are_dated() -> None:
+    """A past request keeps the price of its day; before the first date there is none."""
+    schedule = private_price(
+        {
+            "prices": [
+                {"from": date(2026, 1, 1), "per_1000_tokens": {"input": 1}},
+                {"from": "2026-02-01", "per_1000_tokens": {"input": 2}},
+            ]
+        }
+    )
+
+    charges = [
+        price and price.charge_nanodollars(Usage(input_uncached=1))
+        for price in (schedule.at(us(day)) for day in ("2025-12-31", "2026-01-01", "2026-01-31", "2026-02-01"))
+    ]
+    assert charges == [None, 1_000_000, 1_000_000, 2_000_000]
+
+
+@pytest.mark.parametrize(
+    ("cost", "field"),
+    [
+        ({}, "per_1000_tokens"),
+        ({"per_1000_token": {}}, "per_1000_token"),
+        ({"per_1000_tokens": 3}, "per_1000_tokens"),
+        ({"per_1000_tokens": {"inputs": 1}}, "per_1000_tokens.inputs"),
+        ({"per_1000_tokens": {"input": -1}}, "per_1000_tokens.input"),
+        ({"per_1000_tokens": {"input": True}}, "per_1000_tokens.input"),
+        ({"per_1000_tokens": {"input": "cheap"}}, "per_1000_tokens.input"),
+        ({"per_1000_tokens": {"input": float("nan")}}, "per_1000_tokens.input"),
+        ({"per_1000_tokens": {"input": Decimal("1e-12")}}, "per_1000_tokens.input"),
+        ({"per_1000_tokens": {"input": 1, "input_tiers": 3}}, "per_1000_tokens.input_tiers"),
+        ({"per_1000_tokens": {"input": 1, "input_tiers": [{"from": 1}]}}, "per_1000_tokens.input_tiers[0]"),
+        (
+            {"per_1000_tokens": {"input": 1, "input_tiers": [{"from": 0, "cost_per_token": 1}]}},
+            "per_1000_tokens.input_tiers[0].from",
+        ),
+        ({"per_1000_tokens": {"input_tiers": [{"from": 5, "cost_per_token": 1}]}}, "per_1000_tokens.input"),
+        ({"per_1000_tokens": {"input": 1}, "per_1000_embedding_tokens": 1}, "per_1000_embedding_tokens"),
+        ({"per_request": None}, "per_request"),
+        ({"per_request": 1, "from": "soon"}, "from"),
+        ({"per_request": 1, "tier_mode": "sideways"}, "tier_mode"),
+        ({"prices": []}, "prices"),
+        ({"prices": [{"per_request": 1}], "per_request": 1}, "per_request"),
+        ({"prices": [{"per_request": 1}, {"per_request": 2}]}, "prices[1].from"),
+        ({"prices": [{"per_request": 1, "prices": []}]}, "prices[0].prices"),
+    ],
+)
+def test_a_private_price_that_is_unclear_is_refused_by_name(cost: dict[str, Any], field: str) -> None:
+    """The field at fault is named, with what would be right."""
+    with pytest.raises(PricingError) as caught:
+        private_price(cost)
+
+    assert caught.value.field == field
+    assert caught.value.problem
+
+
+def test_a_version_names_one_price() -> None:
+    """The same text gives the same version, another text another."""
+    one, same, other = (private_price({"per_request": value}).at(NOW) for value in (1, 1, 2))
+
+    assert one is not None
+    assert same is not None
+    assert other is not None
+    assert one.version == same.version != other.version
+
+
+def test_the_memory_of_looked_up_models_is_bounded() -> None:
+    """Clients choose model names; ten thousand of them do not grow the book."""
+    book = PriceBook()
+    for index in range(5000):
+        book.price("openai", f"model-{index}", NOW)
+
+    assert len(book._known) <= 4096
+
+
+def test_context_windows_come_from_the_catalogue() -> None:
+    """Known where the catalogue says, None elsewhere."""
+    assert BOOK.context_window("openai", "gpt-4o") == 128_000
+    assert BOOK.context_window("openai", "gpt-nope") is None
