@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from admin_served import DOLLAR, LIFETIME, NOW_US, WEEKLY, asked, context_of, serving, spent_ledger
+from admin_kit import DOLLAR, LIFETIME, NOW_US, WEEKLY, asked, context_of, serving, spent_ledger
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families

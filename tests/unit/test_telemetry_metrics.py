@@ -7,7 +7,7 @@ import json
 import re
 
 import pytest
-from scrape_reader import scraped, value
+from scrape_kit import scraped, value
 
 from ext_proc.telemetry import names
 from ext_proc.telemetry.labels import MAX_LABEL_CHARS

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from scrape_reader import Samples, parsed, value
+from scrape_kit import Samples, parsed, value
 
 from ext_proc.telemetry import workers
 from ext_proc.telemetry.errors import TelemetryError

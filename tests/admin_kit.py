@@ -20,6 +20,7 @@ from ext_proc.ledger.interface import (
     Charge,
     Code,
     HoldRequest,
+    Ledger,
     Measure,
     Period,
     Plan,
@@ -92,7 +93,7 @@ async def serving(context: AdminContext) -> AsyncIterator[Ask]:
     await runner.cleanup()
 
 
-def context_of(ledger: MemoryLedger, metrics_dir: Path, **changes: object) -> AdminContext:
+def context_of(ledger: Ledger, metrics_dir: Path, **changes: object) -> AdminContext:
     context = AdminContext(
         ledger=ledger,
         readiness=lambda: {"policy": True},
@@ -120,7 +121,7 @@ def hold_id(number: int) -> str:
     return ids.mint(NOW_US, number.to_bytes(8, "big"))
 
 
-async def hold(ledger: MemoryLedger, account: AccountSpec, amount: int, number: int) -> None:
+async def hold(ledger: Ledger, account: AccountSpec, amount: int, number: int) -> None:
     posting = Posting(account, deciding=False, fixed=amount)
     plan = Plan("openai-main/gpt-4o", (posting,), output_min=0, output_max=0)
     context = json.dumps({"caller": {"user": "ada"}, "number": number})
