@@ -60,3 +60,7 @@ class Price:
         return max(
             max(r.output, r.reasoning or 0, r.audio_out, r.image_out) for r in (tier.rates for tier in self.tiers)
         )
+
+    def dearest_request_rate(self) -> int:
+        """Pico-dollars of the dearest flat charge per request."""
+        return max(tier.rates.requests for tier in self.tiers)
