@@ -242,6 +242,17 @@ def test_combinations_are_bounded_too() -> None:
     assert sum(series) == 2_500
 
 
+def test_what_is_remembered_of_a_value_is_bounded_in_length() -> None:
+    """A megabyte of model name costs 64 characters of memory, and names equal so far are one series."""
+    metrics = Metrics()
+    for ending in ("a", "b"):
+        metrics.unpriced("x" * 1_000_000 + ending)
+
+    assert value(scraped(metrics.registry), "tollgate_unpriced_total", model="x" * MAX_LABEL_CHARS) == 2
+    assert max(len(known) for bound in metrics._bounds.values() for known in bound._known) == MAX_LABEL_CHARS
+    assert not metrics._unpriced._children
+
+
 def _each_client_chosen(metrics: Metrics, text: str) -> None:
     everything_happens(metrics, model=text)
     metrics.ignored_header(text)
