@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from admin_kit import DOLLAR, WEEKLY, Answer, Ask, context_of, serving
-from ledger_kit import PATIENT, connected
-from scrape_kit import Samples, parsed, value
 
-from conftest import RedisServer
 from ext_proc.ledger import ids
 from ext_proc.ledger.interface import Basis, Charge, Code, HoldRequest, Plan, Posting, Resolution
 from ext_proc.ledger.redis_ledger import RedisLedger
+from tests.admin_kit import DOLLAR, WEEKLY, Answer, Ask, context_of, serving
+from tests.conftest import RedisServer
+from tests.ledger_kit import PATIENT, connected
+from tests.scrape_kit import Samples, parsed, value
 
 pytestmark = [pytest.mark.redis, pytest.mark.anyio]
 

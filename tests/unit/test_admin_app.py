@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from admin_kit import DOLLAR, LIFETIME, NOW_US, WEEKLY, asked, context_of, serving, spent_ledger
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,6 +18,7 @@ from ext_proc.ledger.interface import (
     Code,
 )
 from ext_proc.ledger.memory import MemoryLedger
+from tests.admin_kit import DOLLAR, LIFETIME, NOW_US, WEEKLY, asked, context_of, serving, spent_ledger
 
 pytestmark = pytest.mark.anyio
 

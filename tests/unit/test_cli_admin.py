@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from admin_kit import DOLLAR, LIFETIME, NOW_US, WEEKLY, context_of, serving, spent_ledger
 
 from ext_proc.admin.accounts import account_from_json, account_json
 from ext_proc.ledger.memory import MemoryLedger
+from tests.admin_kit import DOLLAR, LIFETIME, NOW_US, WEEKLY, context_of, serving, spent_ledger
 
 pytestmark = pytest.mark.anyio
 

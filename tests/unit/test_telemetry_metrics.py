@@ -7,12 +7,12 @@ import json
 import re
 
 import pytest
-from scrape_kit import scraped, value
 
 from ext_proc.telemetry import names
 from ext_proc.telemetry.labels import MAX_LABEL_CHARS
 from ext_proc.telemetry.metrics import Metrics
 from ext_proc.telemetry.names import Kind
+from tests.scrape_kit import scraped, value
 
 PINNED = {
     "llm_gateway_request_total_cost_total": ("model_name", "username", "tenant_name"),

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from scrape_kit import Samples, parsed, value
 
 from ext_proc.telemetry import workers
 from ext_proc.telemetry.errors import TelemetryError
 from ext_proc.telemetry.metrics import Metrics, forget_worker, worker_environment
 from ext_proc.telemetry.workers import collect
+from tests.scrape_kit import Samples, parsed, value
 
 _WORKER = """
 import sys, json
