@@ -58,7 +58,7 @@ def forward(proposal: Proposal, reply: HoldReply, head: RequestHead, settings: S
     facts = proposal.facts
     granted_limit = reply.output_limit // facts.choices
     clamped = reply.output_limit < candidate.bounds.output_max
-    inject = clamped or (candidate.strict and facts.output_limit is None)
+    inject = clamped or candidate.sets_limit
     asks_usage = facts.stream and not facts.wants_usage
     verdict = "clamp" if clamped else "pass"
     ticket = Ticket(

@@ -7,7 +7,7 @@ target and its price, matches the rules, bounds the tokens, and words the hold.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
 
@@ -23,6 +23,7 @@ from ext_proc.identity.caller import Caller
 from ext_proc.identity.errors import MetadataError
 from ext_proc.identity.resolve import resolve_caller
 from ext_proc.ledger.interface import HoldRequest, Measure, Plan, Posting, WindowKind
+from ext_proc.policy.guardrails import GuardedRequest
 from ext_proc.policy.snapshot import (
     MatchedRule,
     MatchFacts,
@@ -62,7 +63,7 @@ class Candidate:
     target: Target
     rules: tuple[MatchedRule, ...]
     bounds: TokenBounds
-    strict: bool
+    sets_limit: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class Proposal:
     candidates: tuple[Candidate, ...]
     hold: HoldRequest
     audited_tags: tuple[TagFinding, ...] = ()
+    audited_guardrails: tuple[str, ...] = ()  # guardrails in audit mode that this request breaks
 
     @property
     def dialect(self) -> Dialect:
@@ -117,6 +119,9 @@ def propose(
         candidate = _candidate(target, facts, match, terms)
     except UnboundedError:
         return _unbounded()
+    breached = terms.snapshot.guardrails.check(match, _guarded(body, facts, candidate.bounds))
+    if refusals := [finding.refusal for finding in breached if finding.enforced]:
+        return _with_the_rest(refusals)
     hold = HoldRequest(
         hold_id=hold_id,
         plans=(_plan(candidate),),
@@ -124,21 +129,40 @@ def propose(
         context=_context(endpoint.dialect, facts, caller, candidate, request_id),
         series=_series(caller, terms.snapshot.settings.series_tags),
     )
-    return Proposal(endpoint, facts, caller, (candidate,), hold, findings)
+    audited = tuple(finding.rule_id for finding in breached)
+    return Proposal(endpoint, facts, caller, (candidate,), hold, findings, audited)
+
+
+def _guarded(body: bytes, facts: RequestFacts, bounds: TokenBounds) -> GuardedRequest:
+    return GuardedRequest(
+        body_bytes=len(body),
+        input_tokens=bounds.input_tokens,
+        output_tokens=None if facts.output_limit is None else bounds.output_max,
+        document=facts.document,
+    )
+
+
+def _with_the_rest(refusals: list[Refusal]) -> Refusal:
+    """One answer: the first refusal, which names the rules of the others."""
+    first, *rest = refusals
+    return replace(first, context={**first.context, "also_exceeded": [refusal.rule for refusal in rest]})
 
 
 def _candidate(target: Target, facts: RequestFacts, match: MatchFacts, terms: Terms) -> Candidate:
     rules = terms.snapshot.match(match)
     deciding = [rule for rule in rules if rule.deciding]
     strict = any(rule.strict for rule in deciding)
+    output_cap = terms.snapshot.guardrails.output_cap(match)
+    unlimited = facts.output_limit is None
     bounds = bound(
         facts,
         strict=strict,
-        default_output_tokens=terms.snapshot.settings.default_output_tokens,
+        default_output_tokens=terms.snapshot.settings.default_output_tokens if output_cap is None else output_cap,
         min_output_tokens=_min_output_tokens(deciding),
         context_window=terms.prices.context_window(target.account.provider, target.model),
     )
-    return Candidate(target, rules, bounds, strict)
+    # What must not be exceeded is written into a request that names no limit of its own.
+    return Candidate(target, rules, bounds, sets_limit=unlimited and (strict or output_cap is not None))
 
 
 def _min_output_tokens(deciding: list[MatchedRule]) -> int | None:

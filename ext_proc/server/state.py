@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ext_proc.exchange.terms import Terms
 from ext_proc.ledger import ids
 from ext_proc.ledger.redis_ledger import RedisLedger
+from ext_proc.policy.watch import Watcher
 from ext_proc.server.credentials import Credentials
 from ext_proc.server.settings import Metering, WorkerSettings
 from ext_proc.server.settler import Settler
@@ -27,6 +28,7 @@ class Worker:
     settler: Settler
     metrics: Metrics
     credentials: Credentials
+    watcher: Watcher
 
     @property
     def metering(self) -> Metering:

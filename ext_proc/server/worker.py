@@ -7,6 +7,7 @@ health says NOT_SERVING, Envoy moves on, live streams finish and settle, then th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -18,7 +19,8 @@ import grpc
 
 from ext_proc.exchange.terms import Terms
 from ext_proc.ledger.redis_ledger import RedisLedger
-from ext_proc.policy.loader import load
+from ext_proc.policy.snapshot import Snapshot
+from ext_proc.policy.watch import Watcher
 from ext_proc.server.access_log import AccessLog
 from ext_proc.server.admit import Admit
 from ext_proc.server.credentials import Credentials
@@ -43,6 +45,7 @@ DRAIN_NOTICE_SECONDS: Final = 1.5
 
 REAP_INTERVAL_SECONDS: Final = 1.0
 REAP_LIMIT: Final = 200
+POLICY_POLL_SECONDS: Final = 1.0
 
 _Role = Callable[[Stream], Awaitable[None]]
 
@@ -59,31 +62,62 @@ async def serve(settings: WorkerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     await server.start()
-    reaper = asyncio.create_task(_reap(worker))
+    asked_to_reload = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, asked_to_reload.set)
+    chores = [asyncio.create_task(_reap(worker)), asyncio.create_task(_watch_policies(worker, asked_to_reload))]
     sys.stdout.write(f"worker {settings.name} ready\n")
     sys.stdout.flush()
     await stopping.wait()
     await _drain(worker, health, log, server)
-    reaper.cancel()
-    await asyncio.gather(reaper, return_exceptions=True)
+    for chore in chores:
+        chore.cancel()
+    await asyncio.gather(*chores, return_exceptions=True)
     await worker.ledger.close()
 
 
 async def _assemble(settings: WorkerSettings) -> Worker:
-    snapshot = load(Path(settings.policies))
+    watcher = Watcher(settings.policies)
+    snapshot = watcher.snapshot
     metrics = Metrics(metric_labels=snapshot.settings.metric_labels, metrics_dir=Path(settings.metrics_dir))
     metrics.policy_loaded(snapshot.version, ok=True)
     ledger = RedisLedger.connect(settings.redis_url)
     await ledger.start()
-    lease_ms = settings.hold_lease_seconds * 1_000
     return Worker(
         settings=settings,
-        terms=Terms.of(snapshot, lease_ms=lease_ms, upstreams=settings.upstreams),
+        terms=_terms(settings, snapshot),
+        watcher=watcher,
         ledger=ledger,
         settler=Settler(ledger, metrics, settings.hold_lease_seconds),
         metrics=metrics,
         credentials=Credentials(),
     )
+
+
+def _terms(settings: WorkerSettings, snapshot: Snapshot) -> Terms:
+    return Terms.of(snapshot, lease_ms=settings.hold_lease_seconds * 1_000, upstreams=settings.upstreams)
+
+
+async def _watch_policies(worker: Worker, asked: asyncio.Event) -> None:
+    """Put a changed policy set in force within a second, or at once on SIGHUP; one that does not load changes nothing.
+
+    Requests in flight keep the terms they began with.
+    """
+    while True:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asked.wait(), POLICY_POLL_SECONDS)
+        refused = worker.watcher.status.refused
+        changed = await asyncio.to_thread(worker.watcher.poll, force=asked.is_set())
+        asked.clear()
+        if changed:
+            snapshot = worker.watcher.snapshot
+            worker.terms = _terms(worker.settings, snapshot)
+            worker.metrics.use_metric_labels(snapshot.settings.metric_labels)
+            worker.metrics.policy_loaded(snapshot.version, ok=True)
+            _LOG.info("policy set %s is in force", snapshot.version)
+        elif worker.watcher.status.refused > refused:
+            worker.metrics.policy_loaded(worker.watcher.status.version, ok=False)
+            for error in worker.watcher.status.errors:
+                _LOG.error("policy set not loaded, %s stays: %s", worker.watcher.status.version, error)
 
 
 async def _drain(worker: Worker, health: Health, log: AccessLog, server: grpc.aio.Server) -> None:
