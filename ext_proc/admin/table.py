@@ -33,7 +33,7 @@ def row_of(balance: AccountBalance, now_us: int) -> Row:
     amounts = (amount_text(value, balance.measure) for value in (balance.spent, balance.held, balance.cap))
     end_us = balance.window_end_us
     cells = (
-        _printable(bucket_text(balance.bucket) or SHARED),
+        _printable(_values(balance.bucket) or SHARED),
         _printable(balance.rule),
         *amounts,
         state_of(balance.spent, balance.cap).value,
@@ -79,13 +79,18 @@ def amount_text(amount: int, measure: Measure) -> str:
     """Dollars with two decimals, four below ten dollars; counts with separators. Less than shown is `<$0.0001`."""
     if measure is not Measure.COST:
         return f"{amount:,}"
-    decimals = 4 if abs(amount) < _FINE_BELOW_NANODOLLARS else 2
+    decimals = 4 if 0 < abs(amount) < _FINE_BELOW_NANODOLLARS else 2
     step = NANODOLLARS_PER_DOLLAR // 10**decimals
     sign, steps = ("-" if amount < 0 else ""), (abs(amount) + step // 2) // step
     if steps == 0 and amount != 0:
         return f"<{sign}$0.{1:0{decimals}d}"
     whole, fraction = divmod(steps, 10**decimals)
     return f"{sign}${whole:,}.{fraction:0{decimals}d}"
+
+
+def _values(bucket: tuple[tuple[str, str | None], ...]) -> str:
+    """`search`, `web, ada`: the keys are in the rule's name more often than not, and lines are short."""
+    return ", ".join("(none)" if value is None else value for _, value in bucket)
 
 
 def _printable(text: str) -> str:
