@@ -41,7 +41,6 @@ def account_json(balance: AccountBalance) -> dict[str, object]:
     return {
         "rule": balance.rule,
         "template": balance.template,
-        "document": balance.document,
         "bucket": dict(balance.bucket),
         "unit": unit_name(balance.measure, balance.window),
         "window_start": _time(balance.window_start_us),
@@ -57,8 +56,8 @@ def account_json(balance: AccountBalance) -> dict[str, object]:
 
 
 def account_from_json(account: Mapping[str, object]) -> AccountBalance:
-    """The inverse of `account_json`, for the command line. What the JSON does not tell (the time zone, the document's
-    type) is left empty. Raises KeyError, TypeError or ValueError where it is not such an account.
+    """The inverse of `account_json`, for the command line. What the JSON does not tell (the time zone, the document)
+    is left empty. Raises KeyError, TypeError or ValueError where it is not such an account.
     """
     measure, _, period = str(account["unit"]).rpartition("_per_")
     bucket = account["bucket"]
@@ -68,7 +67,7 @@ def account_from_json(account: Mapping[str, object]) -> AccountBalance:
     return AccountBalance(
         rule=str(account["rule"]),
         template=str(account["template"]),
-        document=str(account["document"]),
+        document="",
         document_type="",
         bucket=tuple((str(key), None if value is None else str(value)) for key, value in bucket.items()),
         measure=Measure(measure),

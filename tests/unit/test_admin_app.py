@@ -62,7 +62,6 @@ async def test_budgets_show_every_account(tmp_path: Path) -> None:
     assert accounts["per-web"] == {
         "rule": "per-web",
         "template": "per-{metadata.repo}",
-        "document": "platform-budgets",
         "bucket": {"metadata.repo": "web", "user": None},
         "unit": "cost_per_week",
         "window_start": "2026-05-10T22:00:00Z",
