@@ -1,7 +1,8 @@
 """The whole stack as a user starts it: `tollgate up` in a process of its own, on free ports, in a directory of its own.
 
 A test takes the fixture `stack` and calls it, or opens `running_stack(...)` itself (in a module-scoped fixture, say).
-Leaving a stack that the test did not end itself stops it as Ctrl-C does and checks that nothing is left behind.
+Leaving a stack that the test did not end itself stops it as Ctrl-C does, and checks that it was still running, ends
+with status 0 and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class RunningStack:
     state_dir: Path
     errors: Path
     children_at_start: Mapping[str, int] = field(default_factory=dict)
+    ended_by_test: bool = False
 
     @property
     def children(self) -> dict[str, int]:
@@ -72,10 +74,19 @@ class RunningStack:
         """What the stack told people."""
         return self.errors.read_text()
 
-    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Ask it to stop and wait until it has; the exit status."""
+    def send(self, number: signal.Signals) -> None:
+        """Ask it to end; who does so waits for the end with `wait` or `stop`."""
+        self.ended_by_test = True
         self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait until it has ended; the exit status."""
         return self.process.wait(STOP_SECONDS)
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Ask it to end and wait until it has; the exit status."""
+        self.send(number)
+        return self.wait()
 
 
 StackFactory = Callable[..., RunningStack]
@@ -92,13 +103,15 @@ def running_stack(
 ) -> Iterator[RunningStack]:
     """Start `tollgate up` below `directory`. `policies`: file name → content, or the directory of a policy set."""
     stack = start_stack(directory, policies, *options, environment=environment, state_dir=state_dir)
+    sockets = stack.sockets
     try:
         yield stack
     finally:
-        sockets = stack.sockets if (stack.state_dir / "children.json").exists() else None
-        ended_by_test = stack.process.poll() is not None
+        ended_by_test = stack.ended_by_test
+        if not ended_by_test:
+            stack.send(signal.SIGINT)
         try:
-            status = stack.process.returncode if ended_by_test else stack.stop()
+            status = stack.wait()
         except subprocess.TimeoutExpired:
             stack.process.kill()
             stack.process.wait()

@@ -59,10 +59,10 @@ class Session:
         async def announce() -> None:
             await poll(lambda: ledger_answers(self._ledger))  # its first call may have met a Redis that was starting
             self._accepted = True
-            sys.stdout.write(f"tollgate ready {greeting.ready}\n")
-            sys.stdout.flush()
             if greeting.welcome:
                 self._console.write(greeting.welcome)
+            sys.stdout.write(f"tollgate ready {greeting.ready}\n")
+            sys.stdout.flush()
             if sys.stdout.isatty() and sys.stderr.isatty():
                 await self._draw_table()
 
