@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ from ext_proc.cli.errors import CommandError, UsageError
 
 
 def tollgate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "ext_proc", *arguments], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "ext_proc", *arguments]
+    wide = {**os.environ, "COLUMNS": "200"}  # argparse breaks long lines at the terminal's width
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=wide)
 
 
 def test_version() -> None:
