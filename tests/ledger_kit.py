@@ -30,6 +30,7 @@ CLOCK_KEY = "tg:{0}:testclock"
 CLOCK_LUA = f"local function server_us() return tonumber(redis.call('GET', '{CLOCK_KEY}')) end"
 START_US = 4_070_908_800_000_000  # 2099-01-01: later than any real clock, so that Redis itself forgets nothing early
 SECOND_US = 1_000_000
+DAY_US = 86_400 * SECOND_US
 LEASE_MS = 60_000
 DAY = Window(WindowKind.CALENDAR, Period.DAY)
 PATIENT = LedgerOptions(deadline_ms=10_000)

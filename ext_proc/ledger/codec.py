@@ -7,6 +7,7 @@ A script's answer is `[code, redis_us, epoch, seq, …]`, all decimal or plain t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import blake2b
 
 import orjson
@@ -25,6 +26,7 @@ from ext_proc.ledger.interface import (
     Resolution,
     ResolveReply,
     Stamp,
+    TopConsumer,
     WindowKind,
 )
 from ext_proc.ledger.options import Retention
@@ -60,6 +62,8 @@ class HoldEncoder:
             "refused_us": retention.refused_ms * 1000,
             "idle_us": retention.lifetime_idle_ms * 1000,
             "context": request.context,
+            "series": [(tag, value, keys.series_name(tag)) for tag, value in request.series],
+            "top_by": request.top_by,
             "accounts": accounts,
             "plans": orjson.Fragment(plans),
         }
@@ -112,7 +116,12 @@ class HoldEncoder:
     def _describe(self, spec: AccountSpec) -> tuple[str, dict[str, object]]:
         known = self._known.get(spec)
         if known is None:
-            description: dict[str, object] = {"kind": spec.window.kind, "measure": spec.measure}
+            description: dict[str, object] = {
+                "kind": spec.window.kind,
+                "measure": spec.measure,
+                "thresholds": ",".join(map(str, sorted(set(spec.alert_thresholds)))),
+                "latch": spec.latch,
+            }
             if spec.window.kind is WindowKind.SLIDING:
                 assert spec.window.period is not None, "a sliding window has a period"
                 description["period"] = SLIDING_US[spec.window.period]
@@ -174,8 +183,17 @@ def decode_hold(request: HoldRequest, reply: Sequence[bytes]) -> HoldReply:
         tuple(_state(plan, position, text) for position, text in enumerate(words.split(";"))) if plan and words else ()
     )
     if code is Code.REFUSED:
-        return HoldReply(code, when, states=states)
+        return HoldReply(code, when, states=_with_top_consumers(plan, states, reply[7]))
     return HoldReply(code, when, index, output, states)
+
+
+def _with_top_consumers(plan: Plan | None, states: tuple[AccountState, ...], told: bytes) -> tuple[AccountState, ...]:
+    if plan is None or not told:
+        return states
+    tops = {
+        plan.postings[at].account: TopConsumer(tag, value, int(spent)) for at, tag, value, spent in orjson.loads(told)
+    }
+    return tuple(replace(state, top_consumer=tops.get(state.account)) for state in states)
 
 
 def _state(plan: Plan, position: int, text: str) -> AccountState:

@@ -72,6 +72,7 @@ class AccountSpec:
     window: Window
     cap: int
     alert_thresholds: tuple[int, ...] = (75, 90, 95, 100)  # percent of the cap, compared with what is spent
+    latch: bool = False  # once exhausted, shut across windows until resumed by hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,7 @@ class HoldRequest:
     series: tuple[tuple[str, str], ...] = ()
     previous: Resolution | None = None
     keep_if_unavailable: bool = False
+    top_by: tuple[str, ...] = ("pipeline", "agent_step", "repo", "user")  # tags a refusal's top consumer is sought by
 
 
 class Code(StrEnum):
@@ -168,6 +170,8 @@ class Code(StrEnum):
     CORRECTED = "corrected"  # a late settle of an expired hold moved the charge to the real one, once
     TOMBSTONED = "tombstoned"  # resolved before its hold arrived: the hold will be answered ALREADY_RESOLVED
     RENEWED = "renewed"
+    RESET = "reset"  # the account began anew by hand
+    RESUMED = "resumed"  # a latched account is open again
     NOT_FOUND = "not_found"
 
 
@@ -179,6 +183,15 @@ class RefusedBecause(StrEnum):
     NEVER_FITS = "never_fits"  # the hold alone exceeds the cap
     CONSTRAINED = "constrained"  # past `spent_below`
     LATCHED = "latched"  # shut until resumed by hand
+
+
+@dataclass(frozen=True, slots=True)
+class TopConsumer:
+    """The tag value that spent most on an account, in the account's step."""
+
+    tag: str
+    value: str
+    spent: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +210,7 @@ class AccountState:
     window_end_us: int | None
     refused: RefusedBecause | None = None
     asked: int = 0  # the amount that was refused, at output_min
+    top_consumer: TopConsumer | None = None  # with a refusal: who spent most of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +259,34 @@ class AccountBalance:
     cap: int
     spent: int
     held: int
+    name: str = ""  # what `reset` and the readings of top consumers call this account
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A threshold of one account that its spend passed, with the figures of that step. Told once per window."""
+
+    id: str  # its place in the outbox
+    account: str
+    rule: str
+    bucket: tuple[tuple[str, str | None], ...]
+    measure: Measure
+    window_start_us: int | None
+    window_end_us: int | None
+    percent: int
+    spent: int
+    held: int
+    cap: int
+    time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesPoint:
+    """What one value of a tag spent in one UTC hour or day."""
+
+    start_us: int
+    cost_nanodollars: int
+    tokens: int
 
 
 class Ledger(Protocol):

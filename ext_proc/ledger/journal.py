@@ -46,6 +46,11 @@ def entry(context: str, detail: str, figures: JournalFigures) -> dict[str, objec
     return merged
 
 
+def event(name: str, account: str, spent: int, note: str, time_us: int) -> dict[str, object]:
+    """What somebody did to an account by hand."""
+    return {"event": name, "account": account, "spent": spent, "note": note, "time": rfc3339(time_us)}
+
+
 def rfc3339(time_us: int) -> str:
     """UTC, to the microsecond."""
     return (_EPOCH + timedelta(microseconds=time_us)).isoformat(timespec="microseconds").replace("+00:00", "Z")

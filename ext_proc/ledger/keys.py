@@ -14,6 +14,10 @@ names hold digests and ids of ours only: nothing a client chose, so no brace of 
 | `open:<digest>` | hash | what is in flight |
 | `accounts` | sorted set | calendar and lifetime accounts by the time they are forgotten |
 | `journal` | stream | one entry for each hold resolved |
+| `outbox` | stream | thresholds crossed, for whoever tells people |
+| `top:<kind>:<account>` | sorted set | what each tag value spent on an account |
+| `series:hour:<tag>:<start>`, `series:day:…` | hash | spend by value of a tag: `c<value>` cost, `t<value>` tokens |
+| `latch:<digest>` | string | an account that stays shut until resumed |
 """
 
 from __future__ import annotations
@@ -51,6 +55,11 @@ def digest(account: AccountSpec) -> str:
         account.bucket,
     )
     return blake2b(orjson.dumps(identity), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def series_name(tag: str) -> str:
+    """A tag in a key name: as it is where it is plain, else its digest."""
+    return tag if _REALM.fullmatch(tag) else blake2b(tag.encode(), digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def account_name(kind: WindowKind, account_digest: str, start_us: int) -> str:

@@ -23,21 +23,25 @@ from ext_proc.ledger.interface import (
     AccountBalance,
     AccountSpec,
     AccountState,
+    Alert,
     Basis,
     Charge,
     Code,
     HoldReply,
     HoldRequest,
     Measure,
+    Period,
     Plan,
     Posting,
     RefusedBecause,
     Resolution,
     ResolveReply,
+    SeriesPoint,
     Stamp,
+    TopConsumer,
     WindowKind,
 )
-from ext_proc.ledger.journal import JournalFigures, entry
+from ext_proc.ledger.journal import JournalFigures, entry, event
 from ext_proc.ledger.options import DAY_MS, Retention
 from ext_proc.ledger.windows import SLIDING_US, WindowCache
 
@@ -46,6 +50,10 @@ STEP_BACK_US = 60_000_000
 
 EXACT_SLOTS = 1_000
 SUB_WINDOWS = 60
+TOP_MAX = 100
+SERIES_MAX = 200
+OTHER = "~other"
+"""Where spend is counted once there are too many values of a tag to keep apart."""
 
 
 @dataclass(slots=True)
@@ -70,6 +78,11 @@ class _Account:
     spent: int = 0
     held: int = 0
     slots: dict[int, _Slot] = field(default_factory=dict)
+    earlier: dict[int, _Slot] = field(default_factory=dict)
+    thresholds: tuple[int, ...] = ()
+    crossed: int = 0  # the highest threshold told in this window
+    latches: bool = False
+    top: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +107,7 @@ class _Hold:
     reply: HoldReply | None = None
     postings: tuple[_HeldPosting, ...] = ()
     context: str = "{}"
+    series: tuple[tuple[str, str], ...] = ()
 
 
 class MemoryLedger:
@@ -108,6 +122,9 @@ class MemoryLedger:
         self._refused: dict[str, tuple[object, HoldReply, int]] = {}
         self._leases: dict[str, int] = {}
         self._journal: list[dict[str, object]] = []
+        self._outbox: list[Alert] = []
+        self._latched: set[str] = set()
+        self._series: dict[tuple[Period, str, int], dict[str, list[int]]] = {}
         self._seen_us = 0
         self._seq = 0
         self._changed = False
@@ -170,6 +187,56 @@ class MemoryLedger:
         """The newest journal entries, newest first."""
         return tuple(reversed(self._journal[-limit:])) if limit > 0 else ()
 
+    async def reset(self, account: str, note: str) -> Code:
+        """Begin an account anew; what is in flight settles in the generation it was held in."""
+        now_us = self._begin()
+        known = self._accounts.get(account)
+        if known is None or known.expires_us <= now_us or not _is_listed(known):
+            return Code.NOT_FOUND
+        self._journal.append(event("reset", account, known.spent, note, now_us))
+        known.earlier[known.generation] = _Slot(known.spent, known.held)
+        known.generation = self._seq + 1
+        known.spent = known.held = known.crossed = 0
+        known.top.clear()
+        self._changed = True
+        self._stamp(now_us)
+        return Code.RESET
+
+    async def resume(self, account: str, note: str) -> Code:
+        """Open a latched account again."""
+        now_us = self._begin()
+        digest = account.split(":")[1]
+        if digest not in self._latched:
+            return Code.NOT_FOUND
+        known = self._accounts.get(account)
+        spent = known.spent if known is not None and known.expires_us > now_us else 0
+        self._journal.append(event("resumed", account, spent, note, now_us))
+        self._latched.discard(digest)
+        self._changed = True
+        self._stamp(now_us)
+        return Code.RESUMED
+
+    async def alerts(self, after: str, limit: int) -> tuple[Alert, ...]:
+        """Thresholds crossed, oldest first; `after` is the id of one already seen."""
+        ids_told = [alert.id for alert in self._outbox]
+        first = ids_told.index(after) + 1 if after else 0
+        return tuple(self._outbox[first : first + limit])
+
+    async def top_consumers(self, account: str, limit: int) -> tuple[TopConsumer, ...]:
+        """The tag values that spent most on an account."""
+        known = self._accounts.get(account)
+        ranked = sorted(known.top.items(), key=_rank, reverse=True) if known else []
+        return tuple(TopConsumer(tag, value, spent) for (tag, value), spent in ranked[:limit])
+
+    async def series(self, tag: str, period: Period, *, start_us: int, end_us: int) -> dict[str, list[SeriesPoint]]:
+        """Spend by value of a tag in the UTC hours or days of [start, end)."""
+        points: dict[str, list[SeriesPoint]] = {}
+        for (kind, name, start), values in sorted(self._series.items()):
+            if kind is period and name == tag and start_us - SLIDING_US[period] < start < end_us:
+                for value, (cost, tokens) in values.items():
+                    points.setdefault(value, []).append(SeriesPoint(start, cost, tokens))
+        return points
+
     async def open_holds(self) -> int:
         """How many holds are open now."""
         return len(self._leases)
@@ -193,27 +260,48 @@ class MemoryLedger:
             return HoldReply(Code.TOO_OLD)
         states: tuple[AccountState, ...] = ()
         for index, plan in enumerate(request.plans):
-            states = self._refusals(plan, now_us)
+            states = self._refusals(request, plan, now_us)
             if not states:
                 return self._grant(request, index, now_us)
         for state in states:
-            self._account(state.account, now_us).cap = saturated(state.account.cap)
+            account = self._account(state.account, now_us)
+            self._refresh_rule(account, state.account, now_us)
+            if state.account.latch and state.refused is RefusedBecause.SPENT:
+                self._latched.add(keys.digest(state.account))
         reply = HoldReply(Code.REFUSED, states=states)
         self._refused[request.hold_id] = (fingerprint, reply, now_us + self._retention.refused_ms * 1000)
         self._changed = True
         return reply
 
-    def _refusals(self, plan: Plan, now_us: int) -> tuple[AccountState, ...]:
+    def _refusals(self, request: HoldRequest, plan: Plan, now_us: int) -> tuple[AccountState, ...]:
         """The accounts that stand in the way of the plan's smallest output; none when it is admissible."""
         states = []
         for posting in plan.postings:
             account = self._account(posting.account, now_us)
             asked = amount(posting, plan.output_min)
-            because = _refused_because(posting, account, asked)
+            because = self._refused_because(posting, account, asked)
             if because is not None:
                 state = _state(posting, account, _enough_forgotten_us(posting, account, asked, because))
-                states.append(replace(state, refused=because, asked=asked))
+                top = _top_consumer(account, request.top_by)
+                states.append(replace(state, refused=because, asked=asked, top_consumer=top))
         return tuple(states)
+
+    def _refused_because(self, posting: Posting, account: _Account, asked: int) -> RefusedBecause | None:
+        """Why this account refuses, most lasting reason first. Nothing asked is never refused for want of money."""
+        if posting.account.latch and posting.deciding and keys.digest(posting.account) in self._latched:
+            return RefusedBecause.LATCHED
+        if posting.spent_below is not None and account.spent >= posting.spent_below:
+            return RefusedBecause.CONSTRAINED
+        if not posting.deciding or asked == 0:
+            return None
+        cap = saturated(posting.account.cap)
+        if asked > cap:
+            return RefusedBecause.NEVER_FITS
+        if account.spent + asked > cap:
+            return RefusedBecause.SPENT
+        if account.spent + account.held + asked > cap:
+            return RefusedBecause.CONTENDED
+        return None
 
     def _grant(self, request: HoldRequest, index: int, now_us: int) -> HoldReply:
         plan = request.plans[index]
@@ -226,7 +314,9 @@ class MemoryLedger:
         held = tuple(self._set_aside(posting, amount(posting, output), now_us) for posting in plan.postings)
         states = tuple(self._granted_state(posting, now_us) for posting in plan.postings)
         reply = HoldReply(Code.HELD, plan_index=index, output_limit=output, states=states)
-        self._holds[request.hold_id] = _Hold(content(request), reply=reply, postings=held, context=request.context)
+        self._holds[request.hold_id] = _Hold(
+            content(request), reply=reply, postings=held, context=request.context, series=request.series
+        )
         self._leases[request.hold_id] = now_us + request.lease_ms * 1000
         self._changed = True
         return reply
@@ -236,7 +326,7 @@ class MemoryLedger:
         self._accounts[account.name] = account
         if not account.generation:
             account.generation = self._seq + 1
-        account.cap = saturated(posting.account.cap)
+        self._refresh_rule(account, posting.account, now_us)
         self._keep(account, now_us)
         account.held += amount
         slot_us = None
@@ -268,11 +358,12 @@ class MemoryLedger:
         for posting in known.postings:
             spent = charged(charge, posting.measure)
             if known.expired:
-                self._post(posting, 0, spent - _expired_charge(posting), now_us)
+                self._post(known, posting, 0, spent - _expired_charge(posting), now_us)
             else:
-                self._post(posting, -posting.amount, spent, now_us)
-        before = _hold_nanodollars(known) if known.expired else 0
-        self._write_entry(resolution, known, charge.cost_nanodollars - before, now_us)
+                self._post(known, posting, -posting.amount, spent, now_us)
+        cost = charge.cost_nanodollars - (_hold_nanodollars(known) if known.expired else 0)
+        self._record_series(known.series, cost, charged(charge, Measure.TOKENS), now_us)
+        self._write_entry(resolution, known, cost, now_us)
         self._leases.pop(resolution.hold_id, None)
         self._entomb(resolution.hold_id, fingerprint, now_us)
         if known.expired:
@@ -282,17 +373,24 @@ class MemoryLedger:
     def _expire(self, hold_id: str, now_us: int) -> None:
         known = self._holds[hold_id]
         for posting in known.postings:
-            self._post(posting, -posting.amount, _expired_charge(posting), now_us)
+            self._post(known, posting, -posting.amount, _expired_charge(posting), now_us)
+        self._record_series(known.series, _hold_nanodollars(known), 0, now_us)
         self._write_entry(Resolution(hold_id, Charge(), Basis.EXPIRED), known, _hold_nanodollars(known), now_us)
         known.expired = True
         known.expires_us = self._remembered_until_us(hold_id, now_us)
         del self._leases[hold_id]
         self._changed = True
 
-    def _post(self, posting: _HeldPosting, held: int, spent: int, now_us: int) -> None:
+    def _post(self, hold: _Hold, posting: _HeldPosting, held: int, spent: int, now_us: int) -> None:
         """Move one account, if the generation (and the slot) that the hold was made in is still there."""
         account = self._accounts.get(posting.key)
-        if account is None or account.expires_us <= now_us or account.generation != posting.generation:
+        if account is None:
+            return
+        earlier = account.earlier.get(posting.generation)
+        if earlier is not None:
+            earlier.held += held
+            earlier.spent += spent
+        if account.expires_us <= now_us or account.generation != posting.generation:
             return
         if posting.slot_us is not None:
             _forget(account, now_us)
@@ -303,6 +401,48 @@ class MemoryLedger:
             slot.spent += spent
         account.held += held
         account.spent += spent
+        if _is_listed(account):
+            self._spend_moved(account, hold.series, spent, now_us)
+
+    def _spend_moved(self, account: _Account, series: tuple[tuple[str, str], ...], spent: int, now_us: int) -> None:
+        """What follows when spend moves: top consumers, thresholds, the latch."""
+        if spent:
+            is_full = len(account.top) >= TOP_MAX
+            for tag, value in series:
+                counted = (tag, OTHER) if is_full and (tag, value) not in account.top else (tag, value)
+                account.top[counted] = account.top.get(counted, 0) + spent
+        self._alert(account, now_us)
+        if account.latches and account.spent >= account.cap:
+            self._latched.add(account.name.split(":")[1])
+
+    def _alert(self, account: _Account, now_us: int) -> None:
+        """Tell each threshold that the spend has passed, once per window."""
+        for percent in account.thresholds:
+            if account.cap and percent > account.crossed and account.spent * 100 >= percent * account.cap:
+                account.crossed = percent
+                self._outbox.append(_told(account, percent, str(len(self._outbox)), now_us))
+
+    def _refresh_rule(self, account: _Account, spec: AccountSpec, now_us: int) -> None:
+        """The rule may have been edited: thresholds above what is spent are armed again, those below are told."""
+        thresholds = tuple(sorted(set(spec.alert_thresholds)))
+        edited = (account.cap, account.thresholds) != (saturated(spec.cap), thresholds)
+        account.cap, account.thresholds, account.latches = saturated(spec.cap), thresholds, spec.latch
+        if edited and _is_listed(account) and account.name in self._accounts:
+            reached = [percent for percent in thresholds if account.spent * 100 >= percent * account.cap]
+            account.crossed = min(account.crossed, max(reached, default=0))
+            self._alert(account, now_us)
+
+    def _record_series(self, series: tuple[tuple[str, str], ...], cost: int, tokens: int, now_us: int) -> None:
+        if not cost and not tokens:
+            return
+        for period in (Period.HOUR, Period.DAY):
+            start_us = now_us - now_us % SLIDING_US[period]
+            for tag, value in series:
+                values = self._series.setdefault((period, tag, start_us), {})
+                counted = OTHER if len(values) >= SERIES_MAX and value not in values else value
+                point = values.setdefault(counted, [0, 0])
+                point[0] += cost
+                point[1] += tokens
 
     def _entomb(self, hold_id: str, fingerprint: object, now_us: int) -> None:
         until_us = self._remembered_until_us(hold_id, now_us)
@@ -396,22 +536,6 @@ def content(request: HoldRequest) -> object:
     )
 
 
-def _refused_because(posting: Posting, account: _Account, asked: int) -> RefusedBecause | None:
-    """Why this account refuses, most lasting reason first. Nothing asked is never refused for want of money."""
-    if posting.spent_below is not None and account.spent >= posting.spent_below:
-        return RefusedBecause.CONSTRAINED
-    if not posting.deciding or asked == 0:
-        return None
-    cap = saturated(posting.account.cap)
-    if asked > cap:
-        return RefusedBecause.NEVER_FITS
-    if account.spent + asked > cap:
-        return RefusedBecause.SPENT
-    if account.spent + account.held + asked > cap:
-        return RefusedBecause.CONTENDED
-    return None
-
-
 def _state(posting: Posting, account: _Account, sliding_end_us: int | None) -> AccountState:
     kind = account.spec.window.kind
     calendar = kind is WindowKind.CALENDAR
@@ -469,6 +593,38 @@ def _hold_nanodollars(hold: _Hold) -> int:
     return max((p.amount for p in hold.postings if p.measure is Measure.COST), default=0)
 
 
+def _rank(consumer: tuple[tuple[str, str], int]) -> tuple[int, str]:
+    (tag, value), spent = consumer
+    return spent, f"{tag}\x1f{value}"
+
+
+def _top_consumer(account: _Account, tags: tuple[str, ...]) -> TopConsumer | None:
+    """The largest consumer by the first of these tags that has one."""
+    for tag in tags:
+        for (name, value), spent in sorted(account.top.items(), key=_rank, reverse=True):
+            if name == tag and value != OTHER:
+                return TopConsumer(tag, value, spent)
+    return None
+
+
+def _told(account: _Account, percent: int, place: str, now_us: int) -> Alert:
+    balance = _balance(account)
+    return Alert(
+        id=place,
+        account=account.name,
+        rule=balance.rule,
+        bucket=balance.bucket,
+        measure=balance.measure,
+        window_start_us=balance.window_start_us,
+        window_end_us=balance.window_end_us,
+        percent=percent,
+        spent=account.spent,
+        held=account.held,
+        cap=account.cap,
+        time_us=now_us,
+    )
+
+
 def _is_listed(account: _Account) -> bool:
     return account.spec.window.kind in (WindowKind.CALENDAR, WindowKind.LIFETIME)
 
@@ -489,4 +645,5 @@ def _balance(account: _Account) -> AccountBalance:
         cap=account.cap,
         spent=account.spent,
         held=account.held,
+        name=account.name,
     )

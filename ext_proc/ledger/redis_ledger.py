@@ -28,14 +28,19 @@ from ext_proc.ledger.channel import Channel, SharedConnection, Word
 from ext_proc.ledger.errors import ScriptUnknownError, StoreError, StoreUnreachableError
 from ext_proc.ledger.interface import (
     AccountBalance,
+    Alert,
     Basis,
     Charge,
     Code,
     HoldReply,
     HoldRequest,
+    Period,
     Resolution,
     ResolveReply,
+    SeriesPoint,
     Stamp,
+    TopConsumer,
+    WindowKind,
 )
 from ext_proc.ledger.options import LedgerOptions
 from ext_proc.ledger.scripts import Script, load_scripts
@@ -196,12 +201,54 @@ class RedisLedger:
         except StoreError:
             return ()
 
+    async def reset(self, account: str, note: str) -> Code:
+        """Begin a calendar or lifetime account (`AccountBalance.name`) anew: RESET, NOT_FOUND or UNAVAILABLE.
+
+        What is in flight settles in the generation it was held in.
+        """
+        return await self._by_hand("reset", account, note)
+
+    async def resume(self, account: str, note: str) -> Code:
+        """Open a latched account again: RESUMED, NOT_FOUND or UNAVAILABLE."""
+        return await self._by_hand("resume", account, note)
+
+    async def alerts(self, after: str, limit: int) -> tuple[Alert, ...]:
+        """Thresholds crossed since the alert `after` ('' for the oldest there is), oldest first."""
+        try:
+            return await readings.alerts(self.read, self._prefix, after, limit)
+        except StoreError:
+            return ()
+
+    async def top_consumers(self, account: str, limit: int) -> tuple[TopConsumer, ...]:
+        """The tag values that spent most on an account (`AccountBalance.name`), the largest first."""
+        try:
+            return await readings.top_consumers(self.read, self._prefix, account, limit)
+        except StoreError:
+            return ()
+
+    async def series(self, tag: str, period: Period, *, start_us: int, end_us: int) -> dict[str, list[SeriesPoint]]:
+        """Spend by value of a tag in the UTC hours or days of [start, end); only those in which there was any."""
+        try:
+            return await readings.series(self.read, self._prefix, tag, period, start_us=start_us, end_us=end_us)
+        except StoreError:
+            return {}
+
     async def open_holds(self) -> int:
         """How many holds are open now; 0 where Redis does not answer."""
         try:
             return cast("int", await self.read("ZCARD", f"{self._prefix}leases"))
         except StoreError:
             return 0
+
+    async def _by_hand(self, script: str, account: str, note: str) -> Code:
+        kind, _, name = account.partition(":")
+        if kind not in (WindowKind.CALENDAR, WindowKind.LIFETIME):
+            return Code.NOT_FOUND
+        try:
+            reply = await self._shielded(self._run(script, kind, name, note))
+        except StoreError:
+            return Code.UNAVAILABLE
+        return Code(reply[0].decode())
 
     # --- hold and resolve ---------------------------------------------------------------------------------------
 

@@ -7,9 +7,11 @@ from hashlib import sha1
 from importlib.resources import files
 
 _PARTS = {
-    "hold": ("common", "accounts", "resolution", "hold"),
-    "resolve": ("common", "accounts", "resolution", "resolve"),
-    "expire": ("common", "accounts", "resolution", "expire"),
+    "hold": ("common", "accounts", "effects", "resolution", "hold"),
+    "resolve": ("common", "accounts", "effects", "resolution", "resolve"),
+    "expire": ("common", "accounts", "effects", "resolution", "expire"),
+    "reset": ("common", "accounts", "effects", "resolution", "reset"),
+    "resume": ("common", "accounts", "effects", "resolution", "resume"),
     "renew": ("common", "renew"),
     "look": ("common", "look"),
 }

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from ledger_kit import LEASE_MS, SECOND_US, TestClock, on_test_clock, set_clock
+from ledger_kit import DAY_US, LEASE_MS, SECOND_US, TestClock, on_test_clock, set_clock
 
 from conftest import running_redis
 from ext_proc.ledger import ids
@@ -72,6 +72,7 @@ def spec(index: int, bucket: int, cap: int) -> AccountSpec:
         measure=measure,
         window=window,
         cap=cap,
+        latch=index == 3,
     )
 
 
@@ -126,7 +127,9 @@ class LedgerMachine(RuleBasedStateMachine):
             if any(request.hold_id == hold_id for request in self.holds):
                 return
         plans = tuple(self.plan(data) for _ in range(count))
-        request = HoldRequest(hold_id, plans, LEASE_MS, context='{"caller": {"user": "ada"}}', previous=previous)
+        request = HoldRequest(
+            hold_id, plans, LEASE_MS, context='{"caller": {"user": "ada"}}', series=data.draw(tags()), previous=previous
+        )
         self.holds.append(request)
         self.ask(request)
 
@@ -225,6 +228,20 @@ class LedgerMachine(RuleBasedStateMachine):
         chosen = data.draw(st.lists(st.sampled_from(self.holds), min_size=1, max_size=3))
         self.compare("renew", [request.hold_id for request in chosen], LEASE_MS)
 
+    @precondition(lambda self: self.model._accounts)
+    @rule(data=st.data())
+    def reset(self, data: st.DataObject) -> None:
+        """Somebody begins an account anew by hand, with requests in flight."""
+        self.compare("reset", data.draw(st.sampled_from(sorted(self.model._accounts))), "by the test")
+
+    @precondition(lambda self: self.model._accounts)
+    @rule(data=st.data())
+    def resume(self, data: st.DataObject) -> None:
+        """Somebody opens a latched account, or one that is not."""
+        lifetime = [name for name in sorted(self.model._accounts) if name.startswith("lifetime:")]
+        if lifetime:
+            self.compare("resume", data.draw(st.sampled_from(lifetime)), "by the test")
+
     @rule(limit=st.integers(1, 10))
     def expire(self, limit: int) -> None:
         """The reaper comes by."""
@@ -266,10 +283,28 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         self.compare("open_holds")
         self.compare("journal", 20)
+        told = [self.run(ledger.alerts("", 1_000)) for ledger in (self.model, self.redis)]
+        assert [replace(alert, id="") for alert in told[0]] == [replace(alert, id="") for alert in told[1]]
         expected = self.run(self.model.balances(rule=None, limit=100, cursor=""))
         actual = self.run(self.redis.balances(rule=None, limit=100, cursor=""))
         assert expected == actual
         assert all(balance.spent >= 0 and balance.held >= 0 for balance in expected[0])
+
+    @invariant()
+    def spend_is_attributed_alike(self) -> None:
+        """Both name the same top consumers, and the same spend by tag, hour and day."""
+        if not hasattr(self, "redis"):
+            return
+        for name, kept in self.model._accounts.items():
+            if kept.top and kept.expires_us > self.clock():
+                self.compare("top_consumers", name, 10)
+        bounds = (self.clock() - 3 * DAY_US, self.clock() + DAY_US)
+        for tag, period in (("repo", Period.HOUR), ("odd {tag}", Period.DAY)):
+            expected, actual = (
+                self.run(ledger.series(tag, period, start_us=bounds[0], end_us=bounds[1]))
+                for ledger in (self.model, self.redis)
+            )
+            assert expected == actual
 
     @invariant()
     def open_holds_add_up(self) -> None:
@@ -290,6 +325,14 @@ class LedgerMachine(RuleBasedStateMachine):
             )
             assert held == account.held
             assert account.spent >= 0
+
+
+def tags() -> st.SearchStrategy[tuple[tuple[str, str], ...]]:
+    """Tags whose spend is kept, with values that would break a careless encoding."""
+    values = st.sampled_from(("core", "a b;c", "{0}", "-", "é"))
+    return st.lists(st.tuples(st.sampled_from(("repo", "pipeline", "odd {tag}")), values), max_size=2, unique=True).map(
+        tuple
+    )
 
 
 def charges() -> st.SearchStrategy[Charge]:

@@ -13,13 +13,16 @@ local function account(kind, name)
   if known then
     return known
   end
-  local stored = redis.call('HMGET', key, 'gen', 'spent', 'held', 'cap', 'exp')
-  known = { kind = kind, name = name, key = key, expires = figure(stored[5], 'expiry') }
+  local stored = redis.call('HMGET', key, 'gen', 'spent', 'held', 'cap', 'exp', 'thr', 'crossed', 'latch')
+  known = { kind = kind, name = name, key = key, expires = figure(stored[5], 'expiry'), crossed = 0 }
   if stored[1] and known.expires > now then
     known.generation = stored[1]
     known.spent = figure(stored[2], 'spent')
     known.held = figure(stored[3], 'held')
     known.cap = stored[4]
+    known.thresholds = stored[6]
+    known.crossed = figure(stored[7], 'threshold')
+    known.latches = stored[8] == '1'
   else
     known.generation = false
     known.stale = stored[1]
@@ -99,21 +102,32 @@ local function keep(a, needed, slack)
   if a.kind == 'calendar' or a.kind == 'lifetime' then
     redis.call('ZCARD', ACCOUNTS) -- only to find a key of another type before the first write
     write('ZADD', ACCOUNTS, text(a.expires), a.kind .. ':' .. a.name)
+    write('PEXPIREAT', PREFIX .. 'top:' .. a.kind .. ':' .. a.name, milliseconds(a.expires))
   end
 end
 
--- Move an account that a hold was made on, if the generation (and the slot) it was made in is still there.
+-- Move a generation that somebody has reset by hand: it still takes what was held in it.
+local function post_earlier(a, generation, held, spent)
+  if redis.call('HEXISTS', a.key, 'held:' .. generation) == 1 then
+    increment(a.key, 'held:' .. generation, held)
+    increment(a.key, 'spent:' .. generation, spent)
+  end
+end
+
+-- Move an account that a hold was made on, if the generation (and the slot) it was made in is still there. Returns the
+-- account where its present balance has moved.
 local function post(posting, held, spent)
   local kind, name, generation, slot, period = posting[1], posting[2], posting[3], posting[6], posting[7]
   local a = account(kind, name)
   if a.generation ~= generation then
-    return
+    post_earlier(a, generation, held, spent)
+    return nil
   end
   if slot then
     forget(a, period)
     local amounts = redis.call('HMGET', a.key, 'h' .. text(slot), 's' .. text(slot))
     if slot <= now - period or not amounts[1] then
-      return
+      return nil
     end
     figure(amounts[1], 'slot')
     figure(amounts[2], 'slot')
@@ -124,4 +138,5 @@ local function post(posting, held, spent)
   increment(a.key, 'spent', spent)
   a.held = a.held + held
   a.spent = a.spent + spent
+  return a
 end

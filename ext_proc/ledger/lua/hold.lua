@@ -50,6 +50,9 @@ local function state(a, spec, ends)
 end
 
 local function refused_because(posting, a, spec, asked)
+  if spec.latch and posting.deciding and redis.call('EXISTS', latch_key(a)) == 1 then
+    return 'latched'
+  end
   if posting.spent_below >= 0 and a.spent >= posting.spent_below then
     return 'constrained'
   end
@@ -109,27 +112,43 @@ local function refusals(plan)
   return states
 end
 
-local function refresh_cap(a, spec)
-  if a.generation and a.cap ~= text(spec.cap) then
+-- The rule may have been edited since the account began.
+local function refresh_rule(a, spec)
+  local latches = spec.latch and '1' or '0'
+  if not a.generation then
+    return
+  end
+  if a.cap ~= text(spec.cap) or a.thresholds ~= spec.thresholds then
     a.cap = text(spec.cap)
-    write('HSET', a.key, 'cap', a.cap)
+    a.thresholds = spec.thresholds
+    write('HSET', a.key, 'cap', a.cap, 'thr', a.thresholds)
+    if spec.kind == 'calendar' or spec.kind == 'lifetime' then
+      rearm(a)
+    end
+  end
+  if a.latches ~= (latches == '1') then
+    write('HSET', a.key, 'latch', latches)
   end
 end
 
 local function begin(a, spec)
   if a.generation then
-    refresh_cap(a, spec)
+    refresh_rule(a, spec)
     return
   end
   if a.stale then
-    write('DEL', a.key)
+    write('DEL', a.key, top_key(a))
     if a.slots then
       write('DEL', a.slots)
     end
   end
   a.generation = text(seq + 1)
   a.cap = text(spec.cap)
-  write('HSET', a.key, 'gen', a.generation, 'cap', a.cap, 'meta', spec.meta, 'spent', '0', 'held', '0')
+  a.thresholds = spec.thresholds
+  write(
+    'HSET', a.key, 'gen', a.generation, 'cap', a.cap, 'meta', spec.meta, 'spent', '0', 'held', '0',
+    'thr', spec.thresholds, 'latch', spec.latch and '1' or '0'
+  )
 end
 
 local function keep_account(a, spec)
@@ -183,19 +202,29 @@ local function grant(index, plan)
     end
   end
   local answer = { text(index - 1), text(output), table.concat(states, ';') }
-  remember(ID, { 'open', ask.fingerprint, nanodollars, postings, ask.context, answer })
+  remember(ID, { 'open', ask.fingerprint, nanodollars, postings, ask.context, ask.series, answer })
   write('ZADD', LEASES, text(now + ask.lease_us), ID)
   return { 'held', unpack(answer) }
 end
 
 local function refuse(plan, states)
-  for _, posting in ipairs(plan and plan.postings or {}) do
+  local tops = {}
+  for index, posting in ipairs(plan and plan.postings or {}) do
     local a, spec = account_of(posting)
-    if refused_because(posting, a, spec, amount(posting, plan.output_min)) then
-      refresh_cap(a, spec)
+    local because = refused_because(posting, a, spec, amount(posting, plan.output_min))
+    if because then
+      refresh_rule(a, spec)
+      local top = top_consumer(a, ask.top_by)
+      if top then
+        tops[#tops + 1] = { index - 1, unpack(top) }
+      end
+      if because == 'spent' and spec.latch then
+        latch(a)
+      end
     end
   end
-  local answer = { text(math.max(#ask.plans - 1, 0)), '0', table.concat(states, ';') }
+  local told = #tops > 0 and cjson.encode(tops) or ''
+  local answer = { text(math.max(#ask.plans - 1, 0)), '0', table.concat(states, ';'), told }
   local until_us = now + ask.refused_us
   write('SET', REFUSED, cmsgpack.pack({ until_us, ask.fingerprint, answer }), 'PXAT', milliseconds(until_us))
   return { 'refused', unpack(answer) }
@@ -210,7 +239,7 @@ local function repeated()
     elseif record[2] ~= ask.fingerprint then
       return { 'exists_with_different_amount' }
     end
-    return { 'exists', unpack(record[6]) }
+    return { 'exists', unpack(record[7]) }
   end
   local packed = redis.call('GET', REFUSED)
   local refused = packed and cmsgpack.unpack(packed)

@@ -7,8 +7,8 @@ local function minted_us(id)
   return (tonumber(string.sub(id, 1, 12), 16) or 0) * 1000
 end
 
--- A hold is one packed string: {'open', fingerprint, held nano-dollars, postings, context, reply}, or
--- {'expired', until, held nano-dollars, postings, context}, or its tombstone {'resolved', until, fingerprint}.
+-- A hold is one packed string: {'open', fingerprint, held nano-dollars, postings, context, series,
+-- reply}, or {'expired', until, held nano-dollars, postings, context, series}, or its tombstone {'resolved', until, fingerprint}.
 -- A posting is {kind, name, generation, amount, measure, slot, period}; slot is false outside sliding windows.
 local function hold_record(id)
   local packed = redis.call('GET', PREFIX .. 'hold:' .. id)
@@ -54,6 +54,17 @@ local function journal(id, record, charge, basis, by_measure, detail)
   )
 end
 
+-- Move every account of a hold: `held` and `spent` are asked for each posting.
+local function post_all(record, amounts)
+  for _, posting in ipairs(record[4]) do
+    local held, spent = amounts(posting)
+    local moved = post(posting, held, spent)
+    if moved then
+      spend_moved(moved, record[6], spent)
+    end
+  end
+end
+
 -- Settle or release one hold. `asked` has id, basis, fingerprint, charge (by measure) and detail. Returns
 -- the result code. Removing the lease is left to the script: where it stands among the writes matters there.
 local function resolve(asked, keep_us)
@@ -71,15 +82,15 @@ local function resolve(asked, keep_us)
     return record[3] == fingerprint and 'exists' or 'already_resolved'
   end
   local late = record[1] == 'expired'
-  for _, posting in ipairs(record[4]) do
-    local spent = by_measure[posting[5]]
+  local cost = by_measure.cost - (late and record[3] or 0)
+  post_all(record, function(posting)
     if late then
-      post(posting, 0, spent - expired_charge(posting))
-    else
-      post(posting, -posting[4], spent)
+      return 0, by_measure[posting[5]] - expired_charge(posting)
     end
-  end
-  journal(id, record, by_measure.cost - (late and record[3] or 0), basis, by_measure, asked.detail)
+    return -posting[4], by_measure[posting[5]]
+  end)
+  record_series(record[6], cost, by_measure.tokens)
+  journal(id, record, cost, basis, by_measure, asked.detail)
   remember(id, { 'resolved', remembered_until(id, keep_us), fingerprint })
   if late then
     return 'corrected'
@@ -93,9 +104,10 @@ local function expire(id, keep_us)
   if not record or record[1] ~= 'open' then
     return
   end
-  for _, posting in ipairs(record[4]) do
-    post(posting, -posting[4], expired_charge(posting))
-  end
+  post_all(record, function(posting)
+    return -posting[4], expired_charge(posting)
+  end)
+  record_series(record[6], record[3], 0)
   journal(id, record, record[3], 'expired', UNCHARGED, '{}')
-  remember(id, { 'expired', remembered_until(id, keep_us), record[3], record[4], record[5] })
+  remember(id, { 'expired', remembered_until(id, keep_us), record[3], record[4], record[5], record[6] })
 end
