@@ -9,7 +9,7 @@ from envoy_data_plane.envoy.config.accesslog.v3 import (
     LogTypeFilter,
     MetadataFilter,
 )
-from envoy_data_plane.envoy.config.core.v3 import ApiVersion
+from envoy_data_plane.envoy.config.core.v3 import ApiVersion, RetryPolicy
 from envoy_data_plane.envoy.data.accesslog.v3 import AccessLogType
 from envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 import CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig
 from envoy_data_plane.envoy.type.matcher.v3 import (
@@ -26,6 +26,7 @@ from ext_proc.envoy_config.settings import EnvoySettings, WorkerEndpoint
 from ext_proc.exchange.ticket import NAMESPACE
 
 RENEWALS_PER_LEASE = 4
+STREAM_RETRIES = 3
 
 
 def build_access_logs(settings: EnvoySettings) -> list[AccessLog]:
@@ -56,6 +57,9 @@ def worker_log(worker: WorkerEndpoint, *, first: bool) -> AccessLog:
                     grpc_service=grpc(log_cluster_name(worker)),
                     transport_api_version=ApiVersion.V3,
                     buffer_flush_interval=seconds(0.1),
+                    # A worker that just died is in the cluster until its health check fails. Without a retry, which
+                    # the log cluster's outlier detection sends to another worker, that second's records are lost.
+                    grpc_stream_retry_policy=RetryPolicy(num_retries=STREAM_RETRIES),
                 )
             )
         ),

@@ -78,15 +78,6 @@ def workers_cluster(settings: EnvoySettings) -> Cluster:
     # A request opens two streams, admit's and meter's. Of two workers in turn, one would get every admit. Streams also
     # differ in length by minutes, so what counts is how many a worker has open.
     cluster.lb_policy = ClusterLbPolicy.LEAST_REQUEST
-    cluster.outlier_detection = OutlierDetection(
-        split_external_local_origin_errors=True,
-        consecutive_local_origin_failure=1,
-        enforcing_consecutive_local_origin_failure=100,
-        # With two workers and 50 % or less, one dead worker could not be ejected while the other is suspect.
-        max_ejection_percent=90,
-        base_ejection_time=seconds(2),
-        interval=seconds(1),
-    )
     return cluster
 
 
@@ -114,6 +105,7 @@ def _sidecar_cluster(settings: EnvoySettings, name: str, by_priority: list[tuple
         health_checks=[_health_check()],
         # An unhealthy worker is never better than none: with none, requests are refused with a clear answer.
         common_lb_config=ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=0)),
+        outlier_detection=_outlier_detection(),
         circuit_breakers=_circuit_breakers(settings),
         typed_extension_protocol_options=_protocol(
             UpstreamProtocolOptions(
@@ -126,6 +118,19 @@ def _sidecar_cluster(settings: EnvoySettings, name: str, by_priority: list[tuple
                 )
             )
         ),
+    )
+
+
+def _outlier_detection() -> OutlierDetection:
+    """One failed connection takes a worker out for two seconds: sooner than the health check finds it dead."""
+    return OutlierDetection(
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=1,
+        enforcing_consecutive_local_origin_failure=100,
+        # With two workers and 50 % or less, one dead worker could not be ejected while the other is suspect.
+        max_ejection_percent=90,
+        base_ejection_time=seconds(2),
+        interval=seconds(1),
     )
 
 
@@ -150,7 +155,7 @@ def account_cluster(settings: EnvoySettings, account: UpstreamAccount) -> Cluste
             cluster_name=account.name,
             endpoints=[LocalityLbEndpoints(lb_endpoints=[LbEndpoint(endpoint=_endpoint(account))])],
         ),
-        typed_extension_protocol_options=_protocol(_account_protocol(account)),
+        typed_extension_protocol_options=_protocol(_account_protocol(settings, account)),
     )
     if account.is_address:
         cluster.type = ClusterDiscoveryType.STATIC
@@ -177,9 +182,13 @@ def _endpoint(account: UpstreamAccount) -> Endpoint:
     return Endpoint(address=socket(account.host, account.port), hostname=account.authority)
 
 
-def _account_protocol(account: UpstreamAccount) -> UpstreamProtocolOptions:
-    # Shorter than the keep-alive of the common load balancers, so that no request meets a connection being closed.
-    common = HttpProtocolOptions(idle_timeout=seconds(45))
+def _account_protocol(settings: EnvoySettings, account: UpstreamAccount) -> UpstreamProtocolOptions:
+    common = HttpProtocolOptions(
+        # Shorter than the keep-alive of the common load balancers, so that no request meets a connection being closed.
+        idle_timeout=seconds(45),
+        # Here and not on the route or the connection manager: only this limit leaves a flag in the access log.
+        max_stream_duration=seconds(settings.timeouts.stream),
+    )
     if account.secure:
         return UpstreamProtocolOptions(
             common_http_protocol_options=common, auto_config=HttpProtocolOptionsAutoHttpConfig()

@@ -63,7 +63,6 @@ def build_connection_manager(settings: EnvoySettings) -> HttpConnectionManager:
         path_with_escaped_slashes_action=HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST,
         server_header_transformation=HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
         common_http_protocol_options=HttpProtocolOptions(
-            max_stream_duration=seconds(timeouts.stream),
             # Harmless here, since no header of ours is looked up with underscores, and some clients send them.
             headers_with_underscores_action=HttpProtocolOptionsHeadersWithUnderscoresAction.ALLOW,
         ),

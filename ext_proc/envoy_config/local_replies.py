@@ -83,26 +83,17 @@ def envoy_errors(settings: EnvoySettings) -> tuple[EnvoyError, ...]:
         EnvoyError(
             code="provider_timeout",
             anthropic_type="timeout_error",
-            details=(
-                "upstream_response_timeout",
-                "upstream_per_try",
-                "upstream_max_stream_duration",
-                "response_timeout",
-            ),
+            details=("upstream_", "response_timeout", "stream_idle_timeout", "max_duration_timeout"),
+            server_fault=True,
             message="The provider did not answer in time.",
             mitigation="Retry, ask for a shorter answer, or stream it.",
         ),
         EnvoyError(
-            code="timeout",
+            code="request_timeout",
             anthropic_type="timeout_error",
-            details=(
-                "stream_idle_timeout",
-                "max_duration_timeout",
-                "request_overall_timeout",
-                "request_header_timeout",
-            ),
-            message="The request took longer than this gateway allows.",
-            mitigation="Send the request without pauses, ask for a shorter answer, or stream it.",
+            details=("stream_idle_timeout", "request_overall_timeout", "request_header_timeout"),
+            message="The request did not arrive in time.",
+            mitigation="Send it without pauses; if it is large, over a faster connection.",
         ),
         EnvoyError(
             code="gateway_overloaded",

@@ -66,7 +66,7 @@ def _account_route(settings: EnvoySettings, meter: str) -> Route:
         route=RouteAction(
             cluster_header=CLUSTER_HEADER,
             auto_host_rewrite=True,
-            # Models may stream for minutes: the idle and the stream limit of the connection manager bound them.
+            # Models stream for minutes: what bounds them is silence, and the account's longest stream.
             timeout=seconds(0),
         ),
         request_body_buffer_limit=settings.limits.request_body_bytes,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -90,6 +91,11 @@ class Record:
         """The id admit set, or the empty text."""
         return self.text("id")
 
+    @property
+    def stream_id(self) -> str:
+        """Envoy's own id of the request."""
+        return str(self.entry.common_properties.stream_id)
+
     def text(self, key: str) -> str:
         """A text of the ticket's namespace."""
         namespace = self.entry.common_properties.metadata.filter_metadata.get("tollgate")
@@ -143,6 +149,12 @@ class Observed:
     def end_of(self, hold_id: str) -> Record:
         """The end record of one request."""
         record = self.records.wait(lambda record: record.ended and record.hold_id == hold_id)
+        assert isinstance(record, Record)
+        return record
+
+    def end_of_stream(self, stream_id: str) -> Record:
+        """The end record of one request, by Envoy's own id for it."""
+        record = self.records.wait(lambda record: record.ended and record.stream_id == stream_id)
         assert isinstance(record, Record)
         return record
 
@@ -295,8 +307,9 @@ class ScriptedWorker:
 class ScriptedProvider:
     """An HTTP/1.1 server that answers as the request's script says."""
 
-    def __init__(self, observed: Observed) -> None:
+    def __init__(self, observed: Observed, tls: ssl.SSLContext | None) -> None:
         self._observed = observed
+        self._tls = tls
         self._runner: web.AppRunner | None = None
         self.port = 0
 
@@ -306,7 +319,7 @@ class ScriptedProvider:
         app.router.add_route("*", "/{path:.*}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls)
         await site.start()
         self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]  # aiohttp does not offer it
 
@@ -431,21 +444,22 @@ class Envoy:
 class Stack:
     """Two scripted workers, a scripted provider, and Envoy between them and the client."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, provider_tls: ssl.SSLContext | None = None, **settings: Any) -> None:
         self.observed = Observed()
         self._loop = Loop()
         self._directory = tempfile.TemporaryDirectory(prefix="tg-")
         directory = Path(self._directory.name)
         self.workers = [ScriptedWorker(name, directory / f"{name}.sock", self.observed) for name in ("w0", "w1")]
-        self.provider = ScriptedProvider(self.observed)
+        self.provider = ScriptedProvider(self.observed, provider_tls)
         self._loop.run(self.provider.start())
         for worker in self.workers:
             self._loop.run(worker.start())
+        scheme = "http" if provider_tls is None else "https"
         base = EnvoySettings(
             workers=tuple(WorkerEndpoint(worker.name, worker.address) for worker in self.workers),
             accounts=(
-                UpstreamAccount("plain", f"http://127.0.0.1:{self.provider.port}"),
-                UpstreamAccount("named", f"http://localhost:{self.provider.port}"),
+                UpstreamAccount("plain", f"{scheme}://127.0.0.1:{self.provider.port}"),
+                UpstreamAccount("named", f"{scheme}://localhost:{self.provider.port}"),
                 UpstreamAccount("nobody", "http://127.0.0.1:1"),
             ),
             listen_port=0,
@@ -484,19 +498,36 @@ class Stack:
 
     def abandon(self, request: httpx.Request, *, once: Callable[[], object]) -> None:
         """Send a request, and close the connection as soon as `once` returns, without reading an answer."""
-        head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
-        with socket.create_connection(("127.0.0.1", self.port), TIMEOUT_SECONDS) as connection:
-            connection.sendall(f"{request.method} {request.url.raw_path.decode()} HTTP/1.1\r\n{head}\r\n".encode())
-            connection.sendall(request.read())
+        with self._connect(request, request.read()):
             once()
+
+    def send_part(self, request: httpx.Request, content: bytes) -> str:
+        """Send a request with only a part of its body; what comes back until the connection closes."""
+        with self._connect(request, content) as connection, connection.makefile("rb") as answer:
+            return answer.read().decode()
+
+    def _connect(self, request: httpx.Request, content: bytes) -> socket.socket:
+        head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+        line = f"{request.method} {request.url.raw_path.decode()} HTTP/1.1\r\n"
+        connection = socket.create_connection(("127.0.0.1", self.port), TIMEOUT_SECONDS)
+        connection.sendall(f"{line}{head}\r\n".encode() + content)
+        return connection
 
     def wait_until_unhealthy(self, cluster: str, worker: ScriptedWorker) -> None:
         """Return when Envoy's own check has found a worker dead."""
         path = worker.address.removeprefix("unix:")
         failed = f"{cluster}::{path}::health_flags::/failed_active_hc"
+        self._poll(lambda: failed in self.envoy.admin("/clusters").text)
+
+    def wait_until_disconnected(self, cluster: str) -> None:
+        """Return when Envoy has noticed that a cluster's only connection is closed."""
+        stat = f"cluster.{cluster}.upstream_cx_active"
+        self._poll(lambda: self.envoy.admin(f"/stats?filter=^{stat}$").text == f"{stat}: 0\n")
+
+    def _poll(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + TIMEOUT_SECONDS
-        while failed not in self.envoy.admin("/clusters").text:
-            assert time.monotonic() < deadline, f"{path} is still healthy for Envoy"
+        while not condition():
+            assert time.monotonic() < deadline, "what was waited for did not happen"
 
     def release(self, hold_id: str) -> None:
         """Let a party that waits go on."""
