@@ -39,9 +39,15 @@ class Refusal:
     context: dict[str, object] = field(default_factory=dict)  # rule, spent_to_date, cap, resets_at, also_exceeded, …
     retry_after_seconds: int | None = None
     should_retry: bool | None = None  # False: `x-should-retry: false`, which the OpenAI and Anthropic SDKs obey
+    template: str | None = None  # the id of the rule as written, where `rule` is one of its expansions
 
     @property
     def rule(self) -> str | None:
         """The rule that refused, where one did."""
         rule = self.context.get("rule")
         return rule if isinstance(rule, str) else None
+
+    @property
+    def rule_label(self) -> str:
+        """The rule as metrics name it: as written, so that buckets do not multiply series; '' where none refused."""
+        return self.template or self.rule or ""

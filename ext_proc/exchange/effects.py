@@ -83,10 +83,11 @@ class Observe:
 
 @dataclass(frozen=True, slots=True)
 class Resolve:
-    """Settle or release a hold, and count what it cost."""
+    """Settle or release a hold, and count what it cost. `usage_missing`: a whole 2xx answer told no usage."""
 
     ticket: Ticket
     resolution: Resolution
+    usage_missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

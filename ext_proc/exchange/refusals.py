@@ -65,6 +65,7 @@ def ledger_refusal(reply: HoldReply, asked: Asked, settings: Settings, now_us: i
         context=_context(worst, rest, settings),
         retry_after_seconds=None if permanent else retry_after,
         should_retry=None if soon and not permanent else False,
+        template=worst.account.rule_id,
     )
 
 

@@ -19,7 +19,7 @@ from ext_proc.exchange.effects import PassChunk, Resolve, SettlementEffect
 from ext_proc.exchange.errors import IllegalTransitionError
 from ext_proc.exchange.events import EndRecord, ResponseChunk, ResponseHead, SettlementEvent, StreamEnded
 from ext_proc.exchange.ticket import Ticket
-from ext_proc.ledger.interface import Resolution
+from ext_proc.ledger.interface import Basis, Resolution
 
 
 class State(Enum):
@@ -106,8 +106,10 @@ class Settlement:
         passed = _UNCHANGED if shown is chunk.body else (PassChunk(shown),)
         if not chunk.end:
             return State.READING, passed
-        resolution = charging.by_reading(self.ticket, self._head, self._meter.reading(), chunk.now_us, cut=False)
-        return State.RESOLVED, (*passed, self._resolve(resolution))
+        reading = self._meter.reading()
+        resolution = charging.by_reading(self.ticket, self._head, reading, chunk.now_us, cut=False)
+        missing = reading.usage is None and resolution.basis is Basis.ESTIMATED
+        return State.RESOLVED, (*passed, Resolve(self.ticket, resolution, missing))
 
     def _on_cut(self, ended: StreamEnded) -> tuple[State, tuple[SettlementEffect, ...]]:
         """Somebody cut the stream. Who did it, only the end record knows: it matters while no output has passed."""

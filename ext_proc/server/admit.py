@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from typing import Final
 
 import grpc
@@ -109,10 +110,10 @@ class Admit:
             raise
 
     async def _timed_hold(self, request: HoldRequest) -> HoldReply:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = time.perf_counter()  # uvloop's own clock ticks in milliseconds
         reply = await self._worker.ledger.hold(request)
-        self._worker.metrics.ledger_call(operation="hold", code=reply.code.value, seconds=loop.time() - started)
+        seconds = time.perf_counter() - started
+        self._worker.metrics.ledger_call(operation="hold", code=reply.code.value, seconds=seconds)
         return reply
 
     def _abandoned(self, admission: Admission, reply: HoldReply) -> None:
@@ -139,7 +140,7 @@ class Admit:
 
     def _count_refusal(self, admission: Admission, effect: Refuse) -> None:
         refusal, worker = effect.refusal, self._worker
-        worker.metrics.refused(rule=refusal.rule or "", refusal_type=refusal.type.value)
+        worker.metrics.refused(rule=refusal.rule_label, refusal_type=refusal.type.value)
         worker.metrics.request_ended(
             verdict="refuse",
             status=refusal.status.value,

@@ -7,6 +7,7 @@ once and brings it there later; what it cannot bring before the hold's lease end
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Final
 
@@ -84,23 +85,26 @@ class Settler:
             basis=resolution.basis.value,
             operation=ticket.operation,
         )
+        if resolve.usage_missing:
+            self._metrics.usage_missing(ticket.target)
         if resolution.basis is Basis.REPORTED:
-            self._metrics.estimate_error(
-                model=ticket.target,
-                direction="input",
-                estimated_tokens=ticket.input_tokens,
-                reported_tokens=charge.input_tokens,
-            )
+            for direction, held, used in (
+                ("input", ticket.input_tokens, charge.input_tokens),
+                ("output", ticket.output_limit, charge.output_tokens),
+            ):
+                self._metrics.estimate_error(
+                    model=ticket.target, direction=direction, estimated_tokens=held, reported_tokens=used
+                )
 
     async def _release(self, resolution: Resolution) -> None:
         if await self._deliver(resolution) in _COUNTED:
             self._metrics.settled(basis=Basis.RELEASED.value)
 
     async def _deliver(self, resolution: Resolution) -> Code:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = time.perf_counter()  # uvloop's own clock ticks in milliseconds
         reply = await self._ledger.resolve(resolution)
-        self._metrics.ledger_call(operation="resolve", code=reply.code.value, seconds=loop.time() - started)
+        seconds = time.perf_counter() - started
+        self._metrics.ledger_call(operation="resolve", code=reply.code.value, seconds=seconds)
         return reply.code
 
     async def _renew(self, hold_ids: tuple[str, ...]) -> None:

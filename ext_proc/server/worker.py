@@ -12,6 +12,7 @@ import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -133,6 +134,7 @@ async def _reap(worker: Worker) -> None:
     """Expire holds whose lease ran out. Every worker does it: any replica may, and repeating changes nothing."""
     while True:
         await asyncio.sleep(REAP_INTERVAL_SECONDS)
+        worker.metrics.ledger_counters(asdict(worker.ledger.counters))
         expired = await worker.ledger.expire(REAP_LIMIT)
         if expired:
             worker.metrics.holds_expired(expired)
