@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ext_proc.dialects import error_body, jsonbody
+from ext_proc.dialects.base import BaseDialect
 from ext_proc.dialects.content import PromptSize
 from ext_proc.dialects.errors import DialectError
-from ext_proc.dialects.interface import Meter, RequestFacts, Rewrite
-from ext_proc.dialects.meter import make_meter
-from ext_proc.dialects.tally import ResponseShape, key_pattern, text_pattern
+from ext_proc.dialects.interface import RequestFacts
+from ext_proc.dialects.tally import NEVER, ResponseShape, key_pattern, text_pattern
 from ext_proc.dialects.usage_paths import UsageTable, paths
 from ext_proc.pricing.usage import Usage
 from ext_proc.refusal import Refusal
@@ -48,74 +49,6 @@ _OVERHEAD_PER_CLIENT_TOOL = 735  # the largest published size of a tool Anthropi
 _CLIENT_TOOLS = ("bash_", "computer_", "memory_", "text_editor_")
 
 
-class AnthropicMessages:
-    """`POST /v1/messages`."""
-
-    name = "anthropic-messages"
-    operation = "chat"
-    default_account = "anthropic-main"
-    usage_table = USAGE_TABLE
-
-    def read_request(self, body: bytes, *, path: str = "") -> RequestFacts:  # noqa: ARG002  # the model is in the body
-        """Parse a request body. Raises `DialectError` naming the field and the cure."""
-        document = jsonbody.parse(body)
-        limit = jsonbody.optional_count(document, "max_tokens", least=0)
-        if limit is None:
-            raise DialectError("max_tokens", "is missing; Anthropic requires it: set the most tokens you want back")
-        return facts_of(document, model=jsonbody.required_text(document, "model", "claude-sonnet-4-5"), limit=limit)
-
-    def rewrite(self, facts: RequestFacts, rewrite: Rewrite) -> bytes | None:
-        """The body with the changes applied, everything else preserved; None when nothing changes."""
-        changes: dict[str, object] = {}
-        if rewrite.model is not None and rewrite.model != facts.model:
-            changes["model"] = rewrite.model
-        if rewrite.output_limit is not None and rewrite.output_limit != facts.output_limit:
-            changes["max_tokens"] = rewrite.output_limit
-        return jsonbody.dump({**facts.document, **changes}) if changes else None
-
-    def meter(self, *, content_type: str, content_encoding: str, hide_usage: bool) -> Meter:
-        """A meter for one response. There is nothing to hide: usage is part of every stream."""
-        del hide_usage
-        return make_meter(
-            RESPONSE_SHAPE, content_type=content_type, content_encoding=content_encoding, hide_usage=False
-        )
-
-    def usage_from_counts(self, counts: Mapping[str, int]) -> Usage:
-        """The normal form of what the paths of `usage_table` report."""
-        return usage_from_counts(counts)
-
-    def error_body(self, refusal: Refusal) -> dict[str, object]:
-        """The refusal in Anthropic's shape."""
-        return error_body.anthropic(refusal)
-
-
-def facts_of(document: jsonbody.Document, *, model: str, limit: int | None) -> RequestFacts:
-    """The facts of a messages body, wherever it stands (Anthropic, Bedrock, Vertex)."""
-    messages = jsonbody.required_items(document, "messages")
-    size = PromptSize()
-    size.add_content(document.get("system"))
-    for index, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise DialectError(f"messages[{index}]", f"is {jsonbody.kind(message)}; each message must be an object")
-        size.add_content(message.get("content"))
-    for field in ("tools", "output_format", "output_config"):
-        size.add_schema(document.get(field))
-    tool_overhead, server_tools = _tools(jsonbody.optional_items(document, "tools"))
-    remote = len(jsonbody.optional_items(document, "mcp_servers")) + (document.get("container") is not None)
-    return RequestFacts(
-        model=model,
-        stream=jsonbody.optional_flag(document, "stream"),
-        output_limit=limit,
-        choices=1,
-        prompt_bytes=size.text_bytes,
-        overhead_tokens=_OVERHEAD_PER_REQUEST + _OVERHEAD_PER_MESSAGE * len(messages) + tool_overhead,
-        external_inputs=size.external_inputs + server_tools + remote,
-        wants_usage=True,
-        document=document,
-        service_tier=jsonbody.optional_text(document, "service_tier"),
-    )
-
-
 def usage_from_counts(counts: Mapping[str, int]) -> Usage:
     """Cache writes are split by lifetime; a total that moved on from the split is divided in its proportion."""
     short, long = counts.get("cache_write_5m", 0), counts.get("cache_write_1h", 0)
@@ -134,7 +67,7 @@ def usage_from_counts(counts: Mapping[str, int]) -> Usage:
     )
 
 
-RESPONSE_SHAPE = ResponseShape(
+SHAPE = ResponseShape(
     table=USAGE_TABLE,
     usage_from_counts=usage_from_counts,
     output_count="output",
@@ -142,6 +75,92 @@ RESPONSE_SHAPE = ResponseShape(
     terminal=re.compile(rb'"type"\s*:\s*"message_stop"'),
     watched=key_pattern("usage"),
 )
+
+
+class AnthropicMessages(BaseDialect):
+    """`POST /v1/messages`. There is never anything to hide: usage is part of every stream."""
+
+    name = "anthropic-messages"
+    default_account = "anthropic-main"
+    shape = SHAPE
+
+    def facts(self, document: jsonbody.Document, path: str) -> RequestFacts:
+        """The facts of a parsed body."""
+        del path  # the model is in the body
+        model = jsonbody.required_text(document, "model", "claude-sonnet-4-5")
+        stream = jsonbody.optional_flag(document, "stream")
+        return messages_facts(document, model=model, limit=required_limit(document), stream=stream)
+
+    def limit_changes(self, facts: RequestFacts, limit: int, provider: str) -> Mapping[str, object]:
+        """`max_tokens`."""
+        del facts, provider
+        return {"max_tokens": limit}
+
+    def error_body(self, refusal: Refusal) -> dict[str, object]:
+        """The refusal in Anthropic's shape."""
+        return error_body.anthropic(refusal)
+
+
+class AnthropicCountTokens(AnthropicMessages):
+    """`POST /v1/messages/count_tokens`: free of charge, so nothing is held and nothing is charged but the request."""
+
+    name = "anthropic-count-tokens"
+    operation = "count_tokens"
+    shape = ResponseShape(
+        table=UsageTable(root="input_tokens", counts=paths({"counted": "input_tokens"}, below="")),
+        usage_from_counts=lambda _: Usage(requests=1),
+        output_count="counted",
+        text=NEVER,
+        terminal=NEVER,
+        watched=NEVER,
+    )
+
+    def facts(self, document: jsonbody.Document, path: str) -> RequestFacts:
+        """The facts of a parsed body: what is counted is not read by a model."""
+        del path  # the model is in the body
+        model = jsonbody.required_text(document, "model", "claude-sonnet-4-5")
+        counted = messages_facts(document, model=model, limit=0, stream=False)
+        return replace(counted, prompt_bytes=0, overhead_tokens=0, external_inputs=0)
+
+    def limit_changes(self, facts: RequestFacts, limit: int, provider: str) -> Mapping[str, object]:
+        """Nothing is generated."""
+        del facts, limit, provider
+        return {}
+
+
+def required_limit(document: Mapping[str, object]) -> int:
+    """`max_tokens`, without which Anthropic answers nothing. 0 fills the cache and generates nothing."""
+    limit = jsonbody.optional_count(document, "max_tokens", least=0)
+    if limit is None:
+        raise DialectError("max_tokens", "is missing; Anthropic requires it: set the most tokens you want back")
+    return limit
+
+
+def messages_facts(document: jsonbody.Document, *, model: str, limit: int, stream: bool) -> RequestFacts:
+    """The facts of a messages body, wherever it stands (Anthropic, Bedrock, Vertex)."""
+    messages = jsonbody.required_items(document, "messages")
+    size = PromptSize()
+    size.add_content(document.get("system"))
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise DialectError(f"messages[{index}]", f"is {jsonbody.kind(message)}; each message must be an object")
+        size.add_content(message.get("content"))
+    for field in ("tools", "output_format", "output_config"):
+        size.add_schema(document.get(field))
+    tool_overhead, server_tools = _tools(jsonbody.optional_items(document, "tools"))
+    remote = len(jsonbody.optional_items(document, "mcp_servers")) + (document.get("container") is not None)
+    return RequestFacts(
+        model=model,
+        stream=stream,
+        output_limit=limit,
+        choices=1,
+        prompt_bytes=size.text_bytes,
+        overhead_tokens=_OVERHEAD_PER_REQUEST + _OVERHEAD_PER_MESSAGE * len(messages) + tool_overhead,
+        external_inputs=size.external_inputs + server_tools + remote,
+        wants_usage=True,
+        document=document,
+        service_tier=jsonbody.optional_text(document, "service_tier"),
+    )
 
 
 def _tools(tools: list[object]) -> tuple[int, int]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from ext_proc.dialects.jsonbody import dump, utf8_bytes
+from ext_proc.dialects.errors import DialectError
+from ext_proc.dialects.jsonbody import dump, kind, required_items, utf8_bytes
 
 _MEDIA_KEYS = frozenset({
     "audio", "document", "file", "file_data", "file_id", "fileData", "file_url", "image", "image_url", "inlineData",
@@ -69,11 +70,39 @@ def _is_text_source(source: object) -> bool:
     return isinstance(source, dict) and source.get("type") in {"text", "content"}
 
 
-def count_tools_of_type(tools: list[object], local: Collection[str]) -> tuple[int, int]:
-    """(tools, server tools): a tool whose `type` is not in `local` runs at the provider and brings input of its own."""
-    server = 0
-    for tool in tools:
-        kind = tool.get("type") if isinstance(tool, dict) else None
-        if isinstance(kind, str) and kind not in local:
-            server += 1
-    return len(tools), server
+def count_server_tools(tools: list[object], local: Collection[str]) -> int:
+    """Tools whose `type` is not in `local`: they run at the provider and bring input of their own."""
+    kinds = (tool.get("type") for tool in tools if isinstance(tool, dict))
+    return sum(isinstance(kind, str) and kind not in local for kind in kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class TextInput:
+    """An input that is text or tokens, one or many."""
+
+    texts: int = 0
+    text_bytes: int = 0
+    tokens: int = 0  # where the client sends token ids, their number is exact
+
+
+def read_text_input(document: Mapping[str, object], field: str) -> TextInput:
+    """A string, token ids, or an array of either. Raises `DialectError` for anything else."""
+    value = document.get(field)
+    if isinstance(value, str):
+        return TextInput(texts=1, text_bytes=utf8_bytes(value))
+    items = required_items(document, field)
+    if all(_is_token(item) for item in items):
+        return TextInput(texts=1, tokens=len(items))
+    text_bytes = tokens = 0
+    for index, item in enumerate(items):
+        if isinstance(item, str):
+            text_bytes += utf8_bytes(item)
+        elif isinstance(item, list) and all(_is_token(token) for token in item):
+            tokens += len(item)
+        else:
+            raise DialectError(f"{field}[{index}]", f"is {kind(item)}; it must be a string or an array of token ids")
+    return TextInput(texts=len(items), text_bytes=text_bytes, tokens=tokens)
+
+
+def _is_token(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -47,6 +47,7 @@ class Rewrite:
     model: str | None = None
     output_limit: int | None = None
     include_usage: bool = False  # ask the provider for usage in the stream, keeping the client's other options
+    provider: str = ""  # of the account that serves: compatible servers differ in the fields they know
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,10 @@ class Dialect(Protocol):
 
     def rewrite(self, facts: RequestFacts, rewrite: Rewrite) -> bytes | None:
         """The body with the changes applied, everything else preserved; None when nothing changes."""
+        ...
+
+    def path_for(self, path: str, model: str) -> str:
+        """The upstream path with the model that is to serve, for APIs that name it there; else the path as it is."""
         ...
 
     def meter(self, *, content_type: str, content_encoding: str, hide_usage: bool) -> Meter:

@@ -166,7 +166,7 @@ class BodyMeter:
 
     def _text_bytes(self) -> int:
         buffer = self._buffer
-        return self._tally.count_text(buffer.whole()) if buffer.is_whole else buffer.total_bytes
+        return self._tally.count_text(buffer.whole(), body=True) if buffer.is_whole else buffer.total_bytes
 
 
 class SniffingMeter:

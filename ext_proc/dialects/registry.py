@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from ext_proc.dialects.anthropic_messages import AnthropicMessages
+import re
+
+from ext_proc.dialects.anthropic_messages import AnthropicCountTokens, AnthropicMessages
 from ext_proc.dialects.interface import Dialect, Endpoint
 from ext_proc.dialects.openai_chat import OpenAIChat
+from ext_proc.dialects.openai_completions import OpenAICompletions
+from ext_proc.dialects.openai_embeddings import OpenAIEmbeddings
+from ext_proc.dialects.openai_responses import OpenAIResponses
 
 BASE_PATHS = ("/api/llm/api/inference/openai", "/api/inference/openai", "/api/llm")
 """TrueFoundry's base paths, longest first: clients that come from there keep them."""
 
-_OPENAI_CHAT = OpenAIChat()
-_ANTHROPIC_MESSAGES = AnthropicMessages()
-
-_DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (_OPENAI_CHAT, _ANTHROPIC_MESSAGES)}
-
-_POST: dict[str, Dialect] = {
-    "/v1/chat/completions": _OPENAI_CHAT,
-    "/v1/messages": _ANTHROPIC_MESSAGES,
+_AT: dict[str, Dialect] = {
+    "/v1/chat/completions": OpenAIChat(),
+    "/v1/responses": OpenAIResponses(),
+    "/v1/completions": OpenAICompletions(),
+    "/v1/embeddings": OpenAIEmbeddings(),
+    "/v1/messages": AnthropicMessages(),
+    "/v1/messages/count_tokens": AnthropicCountTokens(),
 }
+"""Every POST path whose model stands in the body."""
+
+_DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in _AT.values()}
+
+_VERSIONED = re.compile(r"/v\d+(?:alpha|beta)?\d*/")
 
 
 def resolve(method: str, path: str) -> Endpoint | None:
@@ -26,7 +35,7 @@ def resolve(method: str, path: str) -> Endpoint | None:
         return None
     plain, question, query = path.partition("?")
     upstream = _without_base(plain)
-    dialect = _POST.get(upstream)
+    dialect = _AT.get(upstream)
     return Endpoint(dialect, upstream + question + query) if dialect else None
 
 
@@ -42,7 +51,8 @@ def dialect_names() -> tuple[str, ...]:
 
 def dialect_for_path(path: str) -> Dialect:
     """The best guess at what a caller of this path speaks: for shaping errors only."""
-    return _ANTHROPIC_MESSAGES if "/messages" in path.partition("?")[0] else _OPENAI_CHAT
+    plain = path.partition("?")[0]
+    return _DIALECTS["anthropic-messages" if "/messages" in plain else "openai-chat"]
 
 
 def _without_base(path: str) -> str:
@@ -50,5 +60,5 @@ def _without_base(path: str) -> str:
     for base in BASE_PATHS:
         if path.startswith(base + "/"):
             rest = path.removeprefix(base)
-            return rest if rest.startswith("/v1/") else "/v1" + rest
+            return rest if _VERSIONED.match(rest) else "/v1" + rest
     return path

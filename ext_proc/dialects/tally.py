@@ -32,6 +32,10 @@ def text_pattern(*keys: str) -> re.Pattern[bytes]:
     return re.compile(rb'"(?:' + names + rb')"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)(?:"|\\?\Z)')
 
 
+NEVER = re.compile(rb"(?!)")
+"""Matches nothing: for responses without text, or without an end of their own."""
+
+
 def key_pattern(key: str) -> re.Pattern[bytes]:
     """An object at this key in raw JSON."""
     return re.compile(rb'"' + re.escape(key.encode()) + rb'"\s*:\s*\{')
@@ -48,6 +52,8 @@ class ResponseShape:
     terminal: re.Pattern[bytes]  # the dialect's own end of stream, in raw bytes
     watched: re.Pattern[bytes]  # a block without it cannot hold usage
     usage_only: Callable[[Mapping[str, object]], bool] = lambda _: False  # an event that holds nothing but usage
+    body_text: re.Pattern[bytes] | None = None  # `text` for a plain body, where it differs from a stream's
+    more_counts: Callable[[Mapping[str, object]], Mapping[str, int]] = lambda _: {}  # what no path can say
 
 
 class Tally:
@@ -68,13 +74,14 @@ class Tally:
         """Whether the provider reported any."""
         return bool(self._counts)
 
-    def take(self, document: object) -> None:
+    def take(self, document: Mapping[str, object]) -> None:
         """Overwrite with what this document reports."""
         table = self._shape.table
         for entry in table.counts:
             count = as_count(dig(document, entry.path))
             if count is not None:
                 self._counts[entry.count] = count
+        self._counts.update(self._shape.more_counts(document))
         self.served_model = _text_at(document, table.served_model) or self.served_model
         self.service_tier = _text_at(document, table.service_tier) or self.service_tier
 
@@ -91,10 +98,10 @@ class Tally:
                     self.take(_nest(prefix, usage))
                 return
 
-    def count_text(self, block: bytes) -> int:
-        """The bytes of generated text in raw JSON."""
-        total = 0
-        for text in self._shape.text.findall(block):
+    def count_text(self, block: bytes, *, body: bool = False) -> int:
+        """The bytes of generated text in raw JSON; `body` says that it is a plain answer, not a stream."""
+        shape, total = self._shape, 0
+        for text in ((shape.body_text or shape.text) if body else shape.text).findall(block):
             total += len(text) if b"\\" not in text else _unescaped_bytes(text)
         return total
 
@@ -140,7 +147,7 @@ def _last_object(pattern: re.Pattern[bytes], data: bytes) -> dict[str, object] |
     return None
 
 
-def _nest(path: tuple[str, ...], value: object) -> object:
+def _nest(path: tuple[str, ...], value: dict[str, object]) -> dict[str, object]:
     for key in reversed(path):
         value = {key: value}
     return value

@@ -1,0 +1,92 @@
+"""What most dialects share. A new one declares its data and reads its request; the rest is here.
+
+The order of a dialect's module: the table of usage paths, the normal form, the response shape, the request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import quote, unquote
+
+from ext_proc.dialects import error_body, jsonbody
+from ext_proc.dialects.errors import DialectError
+from ext_proc.dialects.interface import Meter, RequestFacts, Rewrite
+from ext_proc.dialects.meter import make_meter
+from ext_proc.dialects.tally import ResponseShape
+from ext_proc.dialects.usage_paths import UsageTable
+from ext_proc.pricing.usage import Usage
+from ext_proc.refusal import Refusal
+
+
+class BaseDialect:
+    """A dialect whose model is in the body (or in the path), and whose usage a `ResponseShape` describes."""
+
+    name: str
+    operation: str = "chat"
+    default_account: str
+    shape: ResponseShape
+    path_model: re.Pattern[str] | None = None  # where the path names the model: the group `model`
+
+    @property
+    def usage_table(self) -> UsageTable:
+        """Which JSON path of a response feeds which count."""
+        return self.shape.table
+
+    def read_request(self, body: bytes, *, path: str = "") -> RequestFacts:
+        """Parse a request body. Raises `DialectError` naming the field and the cure."""
+        return self.facts(jsonbody.parse(body), path)
+
+    def facts(self, document: jsonbody.Document, path: str) -> RequestFacts:
+        """The facts of a parsed body."""
+        raise NotImplementedError
+
+    def rewrite(self, facts: RequestFacts, rewrite: Rewrite) -> bytes | None:
+        """The body with the changes applied, everything else preserved; None when nothing changes."""
+        changes: dict[str, object] = {}
+        if rewrite.model is not None and rewrite.model != facts.model and "model" in facts.document:
+            changes["model"] = rewrite.model
+        if rewrite.output_limit is not None and rewrite.output_limit != facts.output_limit:
+            changes.update(self.limit_changes(facts, rewrite.output_limit, rewrite.provider))
+        if rewrite.include_usage and facts.stream and not facts.wants_usage:
+            changes.update(self.usage_changes(facts, rewrite.provider))
+        return jsonbody.dump({**facts.document, **changes}) if changes else None
+
+    def limit_changes(self, facts: RequestFacts, limit: int, provider: str) -> Mapping[str, object]:
+        """The top-level fields that bound the output to `limit` tokens; none where the API has no such limit."""
+        del facts, limit, provider
+        return {}
+
+    def usage_changes(self, facts: RequestFacts, provider: str) -> Mapping[str, object]:
+        """The top-level fields that ask for usage in the stream; none where it comes anyway."""
+        del facts, provider
+        return {}
+
+    def path_for(self, path: str, model: str) -> str:
+        """The path with the model that is to serve, for APIs that name it there."""
+        match = self.path_model.search(path) if self.path_model else None
+        if match is None:
+            return path
+        start, end = match.span("model")
+        return path[:start] + quote(model, safe="") + path[end:]
+
+    def meter(self, *, content_type: str, content_encoding: str, hide_usage: bool) -> Meter:
+        """A meter for one response."""
+        return make_meter(
+            self.shape, content_type=content_type, content_encoding=content_encoding, hide_usage=hide_usage
+        )
+
+    def usage_from_counts(self, counts: Mapping[str, int]) -> Usage:
+        """The normal form of what the paths of `usage_table` report."""
+        return self.shape.usage_from_counts(counts)
+
+    def error_body(self, refusal: Refusal) -> dict[str, object]:
+        """The refusal in this dialect's error shape; OpenAI's, where nothing else is said."""
+        return error_body.openai(refusal)
+
+    def model_in_path(self, path: str) -> str:
+        """The model a path names. Raises `DialectError` when it names none."""
+        match = self.path_model.search(path) if self.path_model else None
+        if match is None:
+            raise DialectError("(path)", "names no model")
+        return unquote(match.group("model"))
