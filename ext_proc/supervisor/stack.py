@@ -66,6 +66,7 @@ async def run_stack(options: StackOptions, console: Console) -> str | None:
             [envoy],
         ]
         session = Session(policies.snapshot, state, redis_url, console)
+        console.say(f"policies in {sidecar.policies}, state in {state.path}")
         if mock is not None:
             console.say(mock_notice(policies.routing, policies.snapshot))
         ready = f"listen={listen.url} admin={bound_address(sidecar.admin, admin_socket).url}"
