@@ -28,11 +28,11 @@ from ext_proc.policy.documents.provider import (
 from ext_proc.policy.documents.rate_limit import RateDocument
 from ext_proc.policy.documents.routing import RoutingDocument
 from ext_proc.policy.documents.settings import SettingsDocument
-from ext_proc.policy.documents.tagging import MetadataDocument, TaggingDocument, TaggingMode
+from ext_proc.policy.documents.tagging import MetadataDocument, TaggingDocument, TaggingMode, UnknownValue
 from ext_proc.policy.fields import Located
 from ext_proc.policy.guardrails import GuardrailRule, GuardrailSet
 from ext_proc.policy.patterns import compile_pattern
-from ext_proc.policy.rules import OverrideRule, OverrideRuleSet, Rule, RuleSet, TagRule, TagRuleSet
+from ext_proc.policy.rules import OverrideRule, OverrideRuleSet, Rule, RuleSet, TagRule, TagRuleSet, TagValues
 from ext_proc.policy.schema import yaml_name
 from ext_proc.policy.snapshot import Snapshot
 from ext_proc.policy.terms import DatedCost, ProviderAccount, ProviderModel, Settings
@@ -62,7 +62,7 @@ def compile_documents(documents: Sequence[Document], version: str) -> Snapshot:
         accounts=_accounts(documents),
         virtual_models=virtual,
         rules=RuleSet([rule for document in documents for rule in compiled_rules(document)], virtual),
-        tag_rules=TagRuleSet(list(_tag_rules(documents)), virtual),
+        tag_rules=TagRuleSet(list(_tag_rules(documents)), virtual, list(_tag_values(documents))),
         override_rules=OverrideRuleSet(list(_override_rules(documents))),
         guardrails=GuardrailSet(list(_guardrails(documents)), virtual),
         documents=tuple(documents),
@@ -177,6 +177,19 @@ def _tag_rules(documents: Sequence[Document]) -> Iterator[TagRule]:
         if isinstance(document, TaggingDocument):
             for rule in document.rules:
                 yield TagRule(rule.id, condition_of(rule.when), rule.required_, rule.mode is TaggingMode.ENFORCE)
+
+
+def _tag_values(documents: Sequence[Document]) -> Iterator[TagValues]:
+    for document in documents:
+        for tag, definition in document.tags.items() if isinstance(document, TaggingDocument) else ():
+            if definition.values or definition.pattern is not None:
+                yield TagValues(
+                    tag=tag,
+                    values=frozenset(entry.value for entry in definition.values) if definition.values else None,
+                    pattern=None if definition.pattern is None else compile_pattern(definition.pattern),
+                    pattern_text=definition.pattern or "",
+                    enforced=definition.unknown_value is UnknownValue.REFUSE,
+                )
 
 
 def _override_rules(documents: Sequence[Document]) -> Iterator[OverrideRule]:

@@ -10,8 +10,11 @@ from ext_proc.identity.caller import Caller
 from ext_proc.ledger.interface import AccountSpec, Measure, Window
 from ext_proc.policy.condition import ACCOUNT, METADATA, MODEL, PLAN, SUBJECT, Attributes, Condition
 from ext_proc.policy.index import Index
+from ext_proc.policy.patterns import Pattern
+from ext_proc.policy.scalars import nearest, shown
 from ext_proc.policy.terms import (
     Constrained,
+    InvalidTag,
     MatchedRule,
     MatchFacts,
     OnExhausted,
@@ -213,8 +216,11 @@ class TagRule:
 class TagRuleSet:
     """All tagging rules, in order."""
 
-    def __init__(self, rules: Sequence[TagRule], virtual_models: frozenset[str]) -> None:
+    def __init__(
+        self, rules: Sequence[TagRule], virtual_models: frozenset[str], glossary: Sequence[TagValues] = ()
+    ) -> None:
         self._rules = tuple(rules)
+        self._glossary = tuple(glossary)
         self._virtual_models = virtual_models
         self._index = Index([rule.condition for rule in self._rules])
 
@@ -227,6 +233,34 @@ class TagRuleSet:
             if missing:
                 findings.append(TagFinding(rule.id, missing, rule.enforced))
         return tuple(findings)
+
+    def invalid(self, tags: Mapping[str, str]) -> tuple[InvalidTag, ...]:
+        """The tags of a request whose values the glossary does not allow; empty ones are missing, not invalid."""
+        present = ((known, tags.get(known.tag)) for known in self._glossary)
+        return tuple(found for known, value in present if value and (found := known.check(value)) is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class TagValues:
+    """What the glossary allows as values of one tag. None: anything."""
+
+    tag: str
+    values: frozenset[str] | None
+    pattern: Pattern | None
+    pattern_text: str
+    enforced: bool
+
+    def check(self, value: str) -> InvalidTag | None:
+        """What is wrong with a value."""
+        if self.values is not None and value not in self.values:
+            problem = f"The tag '{self.tag}' has the value {shown(value)}, which is not known."
+            cure = nearest(value, tuple(sorted(self.values)))
+        elif self.pattern is not None and self.pattern.fullmatch(value) is None:
+            problem = f"The tag '{self.tag}' has the value {shown(value)}, which does not look like one."
+            cure = f"write a value that fits {self.pattern_text}"
+        else:
+            return None
+        return InvalidTag(self.tag, problem, f"{cure[:1].upper()}{cure[1:]}", self.enforced)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from ext_proc.policy.terms import (
     Constrained,
     DatedCost,
     ErrorFormat,
+    InvalidTag,
     MatchedRule,
     MatchFacts,
     OnExhausted,
@@ -39,6 +40,7 @@ __all__ = [
     "ErrorFormat",
     "GuardedRequest",
     "GuardrailFinding",
+    "InvalidTag",
     "MatchFacts",
     "MatchedRule",
     "OnExhausted",
@@ -77,6 +79,10 @@ class Snapshot:
     def missing_tags(self, facts: MatchFacts) -> tuple[TagFinding, ...]:
         """The tags a request lacks, by tagging rule, then by rule with `on_missing_key: refuse`."""
         return self.tag_rules.missing(facts) + self.rules.missing_keys(facts)
+
+    def invalid_tags(self, caller: Caller) -> tuple[InvalidTag, ...]:
+        """The tags whose values the glossary does not allow."""
+        return self.tag_rules.invalid(caller.tags)
 
     def guard(self, facts: MatchFacts, request: GuardedRequest) -> tuple[GuardrailFinding, ...]:
         """Every guardrail a request breaks, in rule order."""

@@ -107,15 +107,21 @@ class MatchedRule:
 
 @dataclass(frozen=True, slots=True)
 class TagFinding:
-    """Tags that a request lacks, or that have a value the glossary does not allow (`invalid`: tag → why).
-
-    `enforced` False: counted and warned about only.
-    """
+    """Required tags that a request lacks. `enforced` False: counted and warned about only."""
 
     rule_id: str
     missing: tuple[str, ...]
     enforced: bool
-    invalid: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidTag:
+    """A tag whose value the glossary does not allow. `enforced` False: counted and warned about only."""
+
+    tag: str
+    problem: str  # a sentence for the caller
+    cure: str  # a sentence: what would be right
+    enforced: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ext_proc.identity.caller import Caller
 from ext_proc.ledger.interface import Measure, Period, Window, WindowKind
+from ext_proc.policy import rules
 from ext_proc.policy.errors import PolicySetError
 from ext_proc.policy.lint import lint
 from ext_proc.policy.loader import load, load_files
-from ext_proc.policy.snapshot import MatchedRule, MatchFacts, Snapshot
+from ext_proc.policy.snapshot import ConstrainAction, MatchedRule, MatchFacts, OnExhausted, Snapshot
 from ext_proc.policy.yaml_source import SourceFile
 
 SHIPPED = Path(__file__).parents[2] / "policies"
@@ -388,3 +393,204 @@ def test_a_directory_without_policies_is_refused(tmp_path: Path, *, make: bool) 
 
     with pytest.raises(PolicySetError, match="holds no policy files" if make else "cannot be read"):
         load(directory)
+
+
+def test_a_tag_value_outside_the_glossary_is_found_with_its_cure() -> None:
+    """Listed values and patterns are held; `unknown_value` says whether that refuses or only counts."""
+    document = """
+name: t
+type: gateway-tagging-config
+tags:
+  cost_center: {unknown_value: refuse, values: [{value: search}, {value: ads}]}
+  repo: {pattern: '[a-z]+'}
+  free: {description: Anything goes.}
+"""
+    loaded = snapshot(document)
+
+    found = loaded.invalid_tags(Caller(tags={"cost_center": "serch", "repo": "a-b", "free": "?"}))
+
+    assert [(f.tag, f.enforced) for f in found] == [("cost_center", True), ("repo", False)]
+    assert [f.problem for f in found] == [
+        "The tag 'cost_center' has the value 'serch', which is not known.",
+        "The tag 'repo' has the value 'a-b', which does not look like one.",
+    ]
+    assert [f.cure for f in found] == ["Did you mean 'search'?", "Write a value that fits [a-z]+"]
+    assert loaded.invalid_tags(Caller(tags={"cost_center": "ads", "repo": "", "free": ""})) == ()
+
+
+V2 = """
+name: per-user
+type: tenant-budget-config
+mode: enforce
+limits: {cost_per_day: 10, cost_per_month: 100}
+applies_to:
+  type: per-user
+  overrides:
+    - {users: [ann, bob], limits: {cost_per_day: 50}}
+    - {users: [bob, eve], limits: {cost_per_week: 5}}
+when:
+  subjects: {users: {not_in: [root]}}
+  provider_accounts: {in: [openai-main]}
+  metadata: {environment: {in: [production, staging]}}
+---
+name: search-lifetime
+type: team-budget-config
+team_name: search
+mode: audit
+limits: {cost_per_lifetime: 1000}
+applies_to: {type: metadata, metadata: project}
+"""
+
+
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [
+        ("zoe", [("day", 10), ("month", 100)]),
+        ("ann", [("day", 50)]),
+        ("bob", [("day", 50)]),
+        ("eve", [("week", 5)]),
+        ("root", []),
+    ],
+)
+def test_a_v2_budget_has_a_cap_per_period_and_overrides_per_entity(user: str, expected: list[tuple[str, int]]) -> None:
+    """An override replaces all base limits of its entities; of two overrides the first wins; all caps decide."""
+    matched = snapshot(V2).match(facts({"environment": "staging"}, user=user))
+
+    assert [(r.account.window.period, r.account.cap) for r in matched] == [(p, c * DOLLAR) for p, c in expected]
+    assert all(r.deciding and r.account.bucket == (("user", user),) for r in matched)
+
+
+@pytest.mark.parametrize(
+    ("tags", "target"),
+    [({"environment": "dev"}, "openai-main/gpt-4o"), ({}, "openai-main/gpt-4o"), ({"environment": "staging"}, "a/b")],
+)
+def test_v2_filters_must_all_hold(tags: dict[str, str], target: str) -> None:
+    """`in` needs the value to be there, for tags and provider accounts alike."""
+    assert snapshot(V2).match(facts(tags, target, user="zoe")) == ()
+
+
+def test_a_team_budget_is_about_its_team_only() -> None:
+    """A team budget in audit mode tracks per tag, and skips requests without the tag: it is a lifetime budget."""
+    loaded = snapshot(V2)
+
+    (rule,) = loaded.match(facts({"project": "p"}, team="search"))
+
+    assert (rule.account.rule_id, rule.account.cap, rule.deciding, rule.audit) == (
+        "search-lifetime",
+        1000 * DOLLAR,
+        False,
+        True,
+    )
+    assert rule.account.window == Window(WindowKind.LIFETIME)
+    assert loaded.match(facts({"project": "p"}, team="ads")) == ()
+    assert loaded.match(facts({}, team="search")) == ()
+
+
+def test_an_entity_that_gains_an_override_keeps_what_it_spent() -> None:
+    """The account of a user is the same with and without an override of the same period: only the cap moves."""
+    loaded = snapshot(V2)
+
+    base, override = (
+        next(
+            r for r in loaded.match(facts({"environment": "staging"}, user=u)) if r.account.window.period is Period.DAY
+        )
+        for u in ("zoe", "ann")
+    )
+
+    assert replace(override.account, cap=base.account.cap, bucket=base.account.bucket) == base.account
+
+
+def test_a_throttled_rule_carries_the_rate_of_its_bucket() -> None:
+    """`throttle` is a rate account of the same rule and bucket, used once the budget is constrained."""
+    document = """
+name: b
+type: gateway-budget-config
+rules:
+  - id: r
+    when: {}
+    limit_to: 10
+    unit: cost_per_day
+    budget_applies_per: [user]
+    constrained: {at: 75, action: throttle, limit_to: 6, unit: requests_per_minute}
+    on_exhausted: latch
+"""
+
+    (rule,) = snapshot(document).match(facts(user="ann"))
+
+    assert rule.on_exhausted is OnExhausted.LATCH
+    assert rule.constrained is not None
+    assert (rule.constrained.action, rule.constrained.spent_below(rule.account.cap)) == (
+        ConstrainAction.THROTTLE,
+        7_500_000_000,
+    )
+    throttle = rule.constrained.throttle
+    assert throttle is not None
+    assert (throttle.bucket, throttle.cap, throttle.window) == (
+        (("user", "ann"),),
+        6,
+        Window(WindowKind.SLIDING, Period.MINUTE),
+    )
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ("", (90, ConstrainAction.DOWNGRADE)),
+        (", constrained: {at: 80}", (80, ConstrainAction.DOWNGRADE)),
+        (", constrained: {action: refuse_premium}", (90, ConstrainAction.REFUSE_PREMIUM)),
+        (", constrained: {action: none}", None),
+        (", audit_mode: true", None),
+    ],
+)
+def test_a_rule_is_constrained_at_ninety_percent_unless_it_says_otherwise(
+    extra: str, expected: tuple[int, ConstrainAction] | None
+) -> None:
+    """Downgrading at 90 % is the default; `none` fails fast at the cap; an audit rule never constrains."""
+    document = (
+        f"name: b\ntype: gateway-budget-config\nrules: [{{id: r, when: {{}}, limit_to: 1, unit: cost_per_day{extra}}}]"
+    )
+
+    (rule,) = snapshot(document).match(facts())
+
+    found = rule.constrained and (rule.constrained.at_percent, rule.constrained.action)
+    assert found == expected
+
+
+def test_matched_rules_are_remembered_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients choose bucket values: the memory of accounts is bounded, and forgetting changes no answer."""
+    monkeypatch.setattr(rules, "MAX_KEPT_ACCOUNTS", 10)
+    loaded = snapshot(V1)
+
+    first = [loaded.match(facts(user=f"u{n}")) for n in range(50)]
+
+    assert len(loaded.rules._kept) <= 10
+    assert first == [loaded.match(facts(user=f"u{n}")) for n in range(50)]
+
+
+@given(st.from_regex(r"[a-z{}.]{0,12}", fullmatch=True))
+def test_any_id_loads_or_is_explained(name: str) -> None:
+    """Templated ids never make a rule that cannot be asked."""
+    text = (
+        f"name: b\ntype: gateway-budget-config\nrules: [{{id: '{name}', when: {{}}, limit_to: 1, unit: cost_per_day}}]"
+    )
+    try:
+        loaded = snapshot(text)
+    except PolicySetError:
+        return
+
+    (rule,) = loaded.match(facts())
+
+    assert "{" not in rule.account.expanded_id
+
+
+def documented() -> list[str]:
+    """The documents in docs/policies.md."""
+    page = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    return [block for block in blocks if block.startswith("name: ")]
+
+
+@pytest.mark.parametrize("text", documented(), ids=lambda text: text.split("\n")[0].removeprefix("name: "))
+def test_the_documents_in_the_docs_load(text: str) -> None:
+    """What the page shows can be pasted."""
+    assert snapshot(text).documents
