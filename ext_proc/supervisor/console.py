@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TextIO
 
 _UP_AND_CLEAR = "\x1b[{lines}A\x1b[J"  # ECMA-48: cursor up, erase to the end of the screen
@@ -16,30 +17,19 @@ class Console:
 
     def say(self, text: str) -> None:
         """One piece of news; it stays."""
-        table = self._table
-        self._erase()
-        self._stream.write(f"tollgate: {text}\n")
-        self._draw(table)
+        self.write(f"tollgate: {text}")
 
     def write(self, text: str) -> None:
         """A block of text as it is; it stays."""
-        table = self._table
-        self._erase()
-        self._stream.write(f"{text}\n")
-        self._draw(table)
+        self._replace(f"{text}\n", self._table)
 
     def show(self, table: str) -> None:
         """Replace the table; '' takes it away."""
-        self._erase()
-        self._draw(table.splitlines())
+        self._replace("", table.splitlines())
 
-    def _erase(self) -> None:
-        if self._table:
-            self._stream.write(_UP_AND_CLEAR.format(lines=len(self._table)))
-        self._table = []
-
-    def _draw(self, table: list[str]) -> None:
+    def _replace(self, news: str, table: list[str]) -> None:
+        erased = _UP_AND_CLEAR.format(lines=len(self._table)) if self._table else ""
         self._table = table
-        for line in table:
-            self._stream.write(f"{line}\n")
-        self._stream.flush()
+        with contextlib.suppress(OSError):  # a terminal that was closed must not end the stack
+            self._stream.write("".join([erased, news, *(f"{line}\n" for line in table)]))
+            self._stream.flush()
