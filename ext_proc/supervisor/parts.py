@@ -18,13 +18,12 @@ from ext_proc.envoy_config import (
     find_envoy,
 )
 from ext_proc.policy.documents.provider import DEFAULT_ENDPOINTS
-from ext_proc.policy.errors import PolicySetError
-from ext_proc.policy.loader import load
 from ext_proc.policy.snapshot import ProviderAccount, Snapshot
 from ext_proc.server.settings import WorkerSettings
 from ext_proc.supervisor.addresses import Address
 from ext_proc.supervisor.errors import MissingBinaryError, SupervisorError
 from ext_proc.supervisor.options import SidecarOptions
+from ext_proc.supervisor.policy_watch import PolicyWatch
 from ext_proc.supervisor.providers import Routing, route
 from ext_proc.supervisor.state_dir import StateDir
 from ext_proc.supervisor.workers import Worker
@@ -35,22 +34,24 @@ _UNIX = "unix:"
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """A policy set that loads, and where its accounts lead."""
+    """A policy set that loads, and where the accounts it had at start lead."""
 
-    snapshot: Snapshot
+    watch: PolicyWatch
     routing: Routing
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The set in force."""
+        return self.watch.snapshot
 
 
 def load_policies(options: SidecarOptions) -> Policies:
     """Raises SupervisorError with every error of the set, or OptionError for an --upstream it does not have."""
-    try:
-        snapshot = load(options.policies)
-    except PolicySetError as error:
-        raise SupervisorError(f"the policy set in {options.policies} does not load:\n{error}") from None
+    watch = PolicyWatch(options.policies)
     routing = route(
-        snapshot.accounts, options.upstreams, has_credential=has_credential, is_configured=has_endpoint_of_its_own
+        watch.snapshot.accounts, options.upstreams, has_credential=has_credential, is_configured=has_endpoint_of_its_own
     )
-    return Policies(snapshot, routing)
+    return Policies(watch, routing)
 
 
 def has_credential(account: ProviderAccount) -> bool:

@@ -176,9 +176,7 @@ class Runner:
             raise error  # a bug of ours; the loop's exception handler shows it
 
     def _signalled(self, number: signal.Signals) -> None:
-        self._observer.say(
-            f"{number.name}: stopping" if number is not signal.SIGINT else "stopping; Ctrl-C again kills"
-        )
+        self._observer.say("stopping; Ctrl-C again kills" if number is signal.SIGINT else f"{number.name}: stopping")
         self.stop()
 
     def _tell(self, event: Event, effects: tuple[Effect, ...]) -> None:

@@ -18,9 +18,9 @@ from ext_proc.admin import table
 from ext_proc.admin.app import create_app
 from ext_proc.admin.context import AdminContext, ledger_answers
 from ext_proc.ledger.redis_ledger import RedisLedger
-from ext_proc.policy.snapshot import Snapshot
 from ext_proc.supervisor.console import Console
 from ext_proc.supervisor.lifecycle import State
+from ext_proc.supervisor.policy_watch import PolicyWatch
 from ext_proc.supervisor.runner import Observer, Runner
 from ext_proc.supervisor.services import Service, poll
 from ext_proc.supervisor.state_dir import StateDir
@@ -44,8 +44,8 @@ class Greeting:
 class Session:
     """Runs services, the admin API over one ledger, and on a terminal the live table."""
 
-    def __init__(self, snapshot: Snapshot, state: StateDir, redis_url: str, console: Console) -> None:
-        self._snapshot = snapshot
+    def __init__(self, policies: PolicyWatch, state: StateDir, redis_url: str, console: Console) -> None:
+        self._policies = policies
         self._state = state
         self._ledger = RedisLedger.connect(redis_url)
         self._console = console
@@ -61,8 +61,9 @@ class Session:
             self._accepted = True
             if greeting.welcome:
                 self._console.write(greeting.welcome)
-            sys.stdout.write(f"tollgate ready {greeting.ready}\n")
-            sys.stdout.flush()
+            with contextlib.suppress(OSError):  # nobody has to read it
+                sys.stdout.write(f"tollgate ready {greeting.ready}\n")
+                sys.stdout.flush()
             if sys.stdout.isatty() and sys.stderr.isatty():
                 await self._draw_table()
 
@@ -71,10 +72,13 @@ class Session:
 
         runner = Runner(stages, self._state, Observer(self._console.say, announce, child_gone))
         await self._ledger.start()
+        following = asyncio.create_task(self._policies.follow(self._console.say))
         try:
             async with self._admin(admin_socket, runner):
                 return await runner.run()
         finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
             self._console.show("")
             await self._ledger.close()
 
@@ -84,7 +88,7 @@ class Session:
             ledger=self._ledger,
             readiness=lambda: self._readiness(runner),
             metrics_dir=self._state.metrics,
-            snapshot_info=lambda: {"version": self._snapshot.version},
+            snapshot_info=self._policies.info,
             token=os.environ.get(ADMIN_TOKEN_VARIABLE) or None,
             loopback=ipaddress.ip_address(bound.getsockname()[0]).is_loopback,
         )

@@ -65,7 +65,7 @@ async def run_stack(options: StackOptions, console: Console) -> str | None:
             [*build_workers(sidecar, places, state, redis_url=redis_url, upstreams=upstreams)],
             [envoy],
         ]
-        session = Session(policies.snapshot, state, redis_url, console)
+        session = Session(policies.watch, state, redis_url, console)
         console.say(f"policies in {sidecar.policies}, state in {state.path}")
         if mock is not None:
             console.say(mock_notice(policies.routing, policies.snapshot))
@@ -94,7 +94,7 @@ async def run_sidecar(options: ServeOptions, console: Console) -> str | None:
             kept.callback(unix_socket.unlink, missing_ok=True)
         upstreams = dict(policies.routing.upstreams)
         workers = build_workers(sidecar, places, state, redis_url=options.redis_url, upstreams=lambda: upstreams)
-        session = Session(policies.snapshot, state, options.redis_url, console)
+        session = Session(policies.watch, state, options.redis_url, console)
         admin = bound_address(sidecar.admin, admin_socket)
         grpc = ",".join(places.addresses.values())
         return await session.run([[*workers]], admin_socket, Greeting(f"grpc={grpc} admin={admin.url}"))

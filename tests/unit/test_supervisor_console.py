@@ -36,6 +36,17 @@ def test_a_table_is_replaced_and_news_stand_above_it() -> None:
     assert screen(stream.getvalue()) == ["tollgate: one", "tollgate: two", "three", "four"]
 
 
+def test_a_closed_terminal_is_no_error() -> None:
+    """The stack serves on when the terminal it was started from is gone."""
+
+    class Closed(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    Console(Closed()).say("one")
+    Console(Closed()).show("a\n")
+
+
 def test_without_a_table_only_the_lines_are_written() -> None:
     """Where stderr is a file it holds no control sequences."""
     stream = io.StringIO()

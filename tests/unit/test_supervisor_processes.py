@@ -55,7 +55,7 @@ def test_a_child_says_when_it_is_ready_and_what_it_said_last(tmp_path: Path) -> 
         said = await child.obituary()
         assert said.startswith("child was ended by SIGTERM; the end of ")
         assert "  more" in said
-        assert "  on stderr" in said
+        assert "on stderr" in said
 
     run(scenario)
 

@@ -1,0 +1,62 @@
+"""The policy set as the supervisor follows it: each worker reloads by itself, this tells people and probes about it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ext_proc.policy.errors import PolicySetError
+from ext_proc.policy.snapshot import ProviderAccount, Snapshot
+from ext_proc.policy.watch import Watcher
+from ext_proc.supervisor.errors import SupervisorError
+
+_POLL_SECONDS = 1.0
+
+
+class PolicyWatch:
+    """Loads a policy set and looks at its directory every second. Raises SupervisorError where it does not load now."""
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            self._watcher = Watcher(directory)
+        except PolicySetError as error:
+            raise SupervisorError(f"the policy set in {directory} does not load:\n{error}") from None
+        self._directory = directory
+        self._routes = _routes(self._watcher.snapshot.accounts)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The set in force."""
+        return self._watcher.snapshot
+
+    def info(self) -> Mapping[str, str]:
+        """For probes: the version in force, and what is wrong with the files where they are not it."""
+        status = self._watcher.status
+        found = {"version": status.version, "loaded": str(status.loaded), "refused": str(status.refused)}
+        if status.errors:
+            found["errors"] = "\n".join(map(str, status.errors))
+        return found
+
+    async def follow(self, say: Callable[[str], None]) -> None:
+        """Look again and again, and tell of every change."""
+        while True:
+            await asyncio.sleep(_POLL_SECONDS)
+            await self.look(say)
+
+    async def look(self, say: Callable[[str], None]) -> None:
+        """Look once. Reading is done beside the event loop: the directory may be on a slow mount."""
+        refused = self._watcher.status.refused
+        if await asyncio.to_thread(self._watcher.poll):
+            say(f"the policy set changed: {self.snapshot.version} is in force")
+            routes = _routes(self.snapshot.accounts)
+            if routes != self._routes:
+                say("provider accounts or endpoints changed: Envoy learns of them at the next start")
+        elif self._watcher.status.refused > refused:
+            errors = "\n".join(map(str, self._watcher.status.errors))
+            say(f"the policy set in {self._directory} does not load, the last good one stays in force:\n{errors}")
+
+
+def _routes(accounts: Mapping[str, ProviderAccount]) -> dict[str, str]:
+    """What of the accounts is in Envoy's configuration."""
+    return {name: account.endpoint for name, account in accounts.items()}
