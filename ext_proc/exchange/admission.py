@@ -31,8 +31,8 @@ from ext_proc.exchange.effects import (
 )
 from ext_proc.exchange.errors import IllegalTransitionError
 from ext_proc.exchange.events import AdmissionEvent, HoldAnswered, RequestBody, RequestHead, StreamEnded
+from ext_proc.exchange.ledger_refusals import ledger_refusal, store_refusal
 from ext_proc.exchange.proposal import Proposal, Unmetered, propose
-from ext_proc.exchange.refusals import ledger_refusal, store_refusal
 from ext_proc.exchange.terms import Terms
 from ext_proc.ledger.interface import Basis, Charge, Code, HoldReply, Resolution
 from ext_proc.refusal import Refusal
@@ -177,7 +177,7 @@ class Admission:
 
 
 def _observe_proposal(proposal: Proposal) -> tuple[Observe, ...]:
-    observed = [Observe(Observation.MISSING_TAGS, finding.rule_id) for finding in proposal.audited_tags]
+    observed = [Observe(Observation.AUDITED, rule) for rule in proposal.audited]
     for candidate in proposal.candidates:
         if candidate.target.unpriced:
             observed.append(Observe(Observation.UNPRICED, candidate.target.name))

@@ -8,8 +8,8 @@ from ext_proc.dialects import error_body
 from ext_proc.dialects.interface import Dialect, Rewrite
 from ext_proc.exchange.effects import Forward, Refuse
 from ext_proc.exchange.events import RequestHead
+from ext_proc.exchange.ledger_refusals import Asked
 from ext_proc.exchange.proposal import Candidate, Proposal
-from ext_proc.exchange.refusals import Asked
 from ext_proc.exchange.terms import upstream_path
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.ledger.interface import AccountState, HoldReply, Measure, WindowKind

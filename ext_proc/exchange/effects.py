@@ -68,7 +68,7 @@ class Observation(Enum):
     """What admission noticed and wants counted."""
 
     IGNORED_HEADER = auto()  # an `x-tfy-*` header that means nothing
-    MISSING_TAGS = auto()  # required tags are missing under a tagging rule in audit mode
+    AUDITED = auto()  # a rule in audit mode would have refused the request
     MISSING_KEY = auto()  # a rule's bucket key is missing: the request falls into `(none)`
     UNPRICED = auto()  # the target has no known price
 

@@ -7,14 +7,14 @@ target and its price, matches the rules, bounds the tokens, and words the hold.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
-from http import HTTPStatus
+from dataclasses import dataclass
 from typing import Final
 
 from ext_proc.dialects import registry
 from ext_proc.dialects.errors import DialectError
 from ext_proc.dialects.interface import Dialect, Endpoint, RequestFacts
 from ext_proc.dialects.providers import speaks
+from ext_proc.exchange import request_refusals as refused
 from ext_proc.exchange.bounds import TokenBounds, bound
 from ext_proc.exchange.errors import UnboundedError
 from ext_proc.exchange.events import RequestHead
@@ -23,8 +23,9 @@ from ext_proc.identity.caller import Caller
 from ext_proc.identity.errors import MetadataError
 from ext_proc.identity.resolve import resolve_caller
 from ext_proc.ledger.interface import HoldRequest, Measure, Plan, Posting, WindowKind
-from ext_proc.policy.guardrails import GuardedRequest
+from ext_proc.policy.guardrails import GuardedRequest, GuardrailFinding
 from ext_proc.policy.snapshot import (
+    InvalidTag,
     MatchedRule,
     MatchFacts,
     OnInsufficient,
@@ -75,8 +76,7 @@ class Proposal:
     caller: Caller
     candidates: tuple[Candidate, ...]
     hold: HoldRequest
-    audited_tags: tuple[TagFinding, ...] = ()
-    audited_guardrails: tuple[str, ...] = ()  # guardrails in audit mode that this request breaks
+    audited: tuple[str, ...] = ()  # what would have refused it, were it not in audit mode: rule ids, tags
 
     @property
     def dialect(self) -> Dialect:
@@ -98,14 +98,14 @@ def propose(
     """Judge one request up to the hold. A Refusal is an expected outcome, never an exception."""
     endpoint = registry.resolve(head.method, head.path)
     if endpoint is None:
-        return _unmetered(head, terms.snapshot) or _unknown_path(head)
+        return _unmetered(head, terms.snapshot) or refused.unknown_path(head)
     try:
         caller = resolve_caller(head.headers, terms.snapshot)
         facts = endpoint.dialect.read_request(body, path=endpoint.upstream_path)
     except MetadataError as error:
-        return _invalid(RefusalType.INVALID_METADATA, str(error), error.cure)
+        return refused.invalid(RefusalType.INVALID_METADATA, str(error), error.cure)
     except DialectError as error:
-        return _invalid(
+        return refused.invalid(
             RefusalType.INVALID_REQUEST, f"{error.field}: {error.problem}", "Correct the request body and resend it."
         )
     target = _target(facts.model, endpoint.dialect, terms, head.now_us)
@@ -114,14 +114,17 @@ def propose(
     match = MatchFacts(caller=caller, requested_model=facts.model, target=target.name, headers=head.first)
     findings = terms.snapshot.missing_tags(match)
     if enforced := [finding for finding in findings if finding.enforced]:
-        return _not_tagged(enforced, terms.snapshot.settings.metadata_header)
+        return refused.not_tagged(enforced, terms.snapshot.settings.metadata_header)
+    invalid = terms.snapshot.invalid_tags(caller)
+    if enforced_tags := [tag for tag in invalid if tag.enforced]:
+        return refused.invalid_tags(enforced_tags)
     try:
         candidate = _candidate(target, facts, match, terms)
     except UnboundedError:
-        return _unbounded()
-    breached = terms.snapshot.guardrails.check(match, _guarded(body, facts, candidate.bounds))
+        return refused.unbounded()
+    breached = terms.snapshot.guard(match, _guarded(body, facts, candidate.bounds))
     if refusals := [finding.refusal for finding in breached if finding.enforced]:
-        return _with_the_rest(refusals)
+        return refused.with_the_rest(refusals)
     hold = HoldRequest(
         hold_id=hold_id,
         plans=(_plan(candidate),),
@@ -129,8 +132,14 @@ def propose(
         context=_context(endpoint.dialect, facts, caller, candidate, request_id),
         series=_series(caller, terms.snapshot.settings.series_tags),
     )
-    audited = tuple(finding.rule_id for finding in breached)
-    return Proposal(endpoint, facts, caller, (candidate,), hold, findings, audited)
+    return Proposal(endpoint, facts, caller, (candidate,), hold, _audited(findings, invalid, breached))
+
+
+def _audited(
+    findings: tuple[TagFinding, ...], invalid: tuple[InvalidTag, ...], breached: tuple[GuardrailFinding, ...]
+) -> tuple[str, ...]:
+    rules = (*(finding.rule_id for finding in findings), *(finding.rule_id for finding in breached))
+    return tuple(dict.fromkeys((*rules, *(f"tag:{tag.tag}" for tag in invalid))))
 
 
 def _guarded(body: bytes, facts: RequestFacts, bounds: TokenBounds) -> GuardedRequest:
@@ -142,17 +151,11 @@ def _guarded(body: bytes, facts: RequestFacts, bounds: TokenBounds) -> GuardedRe
     )
 
 
-def _with_the_rest(refusals: list[Refusal]) -> Refusal:
-    """One answer: the first refusal, which names the rules of the others."""
-    first, *rest = refusals
-    return replace(first, context={**first.context, "also_exceeded": [refusal.rule for refusal in rest]})
-
-
 def _candidate(target: Target, facts: RequestFacts, match: MatchFacts, terms: Terms) -> Candidate:
     rules = terms.snapshot.match(match)
     deciding = [rule for rule in rules if rule.deciding]
     strict = any(rule.strict for rule in deciding)
-    output_cap = terms.snapshot.guardrails.output_cap(match)
+    output_cap = terms.snapshot.output_cap(match)
     unlimited = facts.output_limit is None
     bounds = bound(
         facts,
@@ -219,13 +222,12 @@ def _target(model: str, dialect: Dialect, terms: Terms, now_us: int) -> Target |
     if slash and prefix in accounts:
         account, name = accounts[prefix], bare
     elif slash or dialect.default_account not in accounts:
-        return _unknown_model(
-            model, f"no provider account is named '{prefix}'" if slash else "no account serves it", terms
-        )
+        why = f"no provider account is named '{prefix}'" if slash else "no provider account serves it"
+        return refused.unknown_model(model, why, accounts)
     else:
         account, name = accounts[dialect.default_account], model
     if not speaks(account.provider, dialect.name):
-        return _unknown_model(model, f"account '{account.name}' does not speak {dialect.name}", terms)
+        return refused.unknown_model(model, f"account '{account.name}' does not speak {dialect.name}", terms.accounts)
     return _priced(account, name, terms, now_us)
 
 
@@ -236,10 +238,12 @@ def _priced(account: ProviderAccount, model: str, terms: Terms, now_us: int) -> 
     declared = any(entry.name == model for entry in account.models)
     rule = terms.snapshot.settings.unpriced
     if rule is None and not declared:
-        return _unknown_model(f"{account.name}/{model}", "neither the price catalogue nor its account knows it", terms)
+        return refused.unknown_model(
+            f"{account.name}/{model}", "neither the price catalogue nor its account knows it", terms.accounts
+        )
     match rule or Unpriced.CEILING:
         case Unpriced.REFUSE:
-            return _unpriced(f"{account.name}/{model}")
+            return refused.unpriced(f"{account.name}/{model}")
         case Unpriced.CEILING:
             ceiling = terms.prices.ceiling(account.provider, now_us, account=account.name)
             return Target(account, model, ceiling, unpriced=True)
@@ -289,70 +293,3 @@ def _unmetered(head: RequestHead, snapshot: Snapshot) -> Unmetered | None:
         return None
     account = registry.dialect_for_path(path).default_account
     return Unmetered(account, head.path) if account in snapshot.accounts else None
-
-
-def _unknown_path(head: RequestHead) -> Refusal:
-    path = head.path.partition("?")[0]
-    return Refusal(
-        type=RefusalType.UNKNOWN_PATH,
-        status=HTTPStatus.NOT_FOUND,
-        message=f"{head.method} {path} is not an endpoint this gateway meters, and policy does not let it pass.",
-        mitigation="Use a supported endpoint, such as POST /v1/chat/completions or POST /v1/messages, or have the "
-        "platform team add the path to `unmetered_paths` in the gateway-settings document.",
-        context={"path": path},
-    )
-
-
-def _invalid(refusal_type: RefusalType, message: str, cure: str) -> Refusal:
-    return Refusal(refusal_type, HTTPStatus.BAD_REQUEST, message, cure, should_retry=False)
-
-
-def _unknown_model(model: str, why: str, terms: Terms) -> Refusal:
-    return Refusal(
-        type=RefusalType.UNKNOWN_MODEL,
-        status=HTTPStatus.NOT_FOUND,
-        message=f"Model '{model}' cannot be served: {why}.",
-        mitigation="Check the name for a typing mistake, or have the platform team declare the model and its price in "
-        f"the gateway-provider-config document. Accounts: {', '.join(sorted(terms.accounts))}.",
-        context={"model": model},
-        should_retry=False,
-    )
-
-
-def _unpriced(model: str) -> Refusal:
-    return Refusal(
-        type=RefusalType.UNPRICED_MODEL,
-        status=HTTPStatus.FORBIDDEN,
-        message=f"Model '{model}' has no known price, and policy refuses unpriced models.",
-        mitigation="Use a priced model, or have the platform team price it in the gateway-provider-config document.",
-        context={"model": model},
-        should_retry=False,
-    )
-
-
-def _not_tagged(findings: list[TagFinding], header: str) -> Refusal:
-    missing = list(dict.fromkeys(tag for finding in findings for tag in finding.missing))
-    invalid = dict(pair for finding in findings for pair in finding.invalid)
-    problems = [f"the tag {tag} {why}" for tag, why in invalid.items()]
-    if missing:
-        problems.insert(0, f"the required tag{'s' if len(missing) > 1 else ''} {', '.join(missing)} not sent")
-    example = json.dumps(dict.fromkeys([*missing, *invalid], "…"), ensure_ascii=False)
-    return Refusal(
-        type=RefusalType.NOT_TAGGED,
-        status=HTTPStatus.BAD_REQUEST,
-        message=f"The request is not tagged as policy requires: {'; '.join(problems)}.",
-        mitigation=f"Send the header {header}: {example}",
-        context={"rule": findings[0].rule_id, "missing": missing, "invalid": invalid},
-        should_retry=False,
-    )
-
-
-def _unbounded() -> Refusal:
-    return Refusal(
-        type=RefusalType.NOT_ALLOWED,
-        status=HTTPStatus.BAD_REQUEST,
-        message="A budget with strict admission decides this request, and its content outside the body (images, "
-        "files, stored prompts) cannot be bounded because the model's context window is unknown.",
-        mitigation="Inline the content as text, or use a model whose context window is known.",
-        should_retry=False,
-    )

@@ -45,7 +45,7 @@ class Admit:
         self._worker = worker
         self._observers = {
             Observation.IGNORED_HEADER: worker.metrics.ignored_header,
-            Observation.MISSING_TAGS: worker.metrics.missing_tags,
+            Observation.AUDITED: worker.metrics.would_refuse,
             Observation.MISSING_KEY: worker.metrics.missing_key,
             Observation.UNPRICED: worker.metrics.unpriced,
         }

@@ -68,7 +68,7 @@ class Metrics:
         self._ledger_totals: dict[str, int] = {}
         self._unpriced = self._counter(names.UNPRICED)
         self._missing_key = self._counter(names.MISSING_KEY)
-        self._missing_tags = self._counter(names.MISSING_TAGS)
+        self._would_refuse = self._counter(names.WOULD_REFUSE)
         self._ignored_headers = self._counter(names.IGNORED_HEADERS)
         self._protocol_errors = self._counter(names.PROTOCOL_ERRORS)
         self._usage_missing = self._counter(names.USAGE_MISSING)
@@ -164,9 +164,9 @@ class Metrics:
         """A request lacks the key that a rule applies per."""
         self._missing_key.child(rule).inc()
 
-    def missing_tags(self, rule: str) -> None:
-        """A request lacks a tag that a tagging rule requires."""
-        self._missing_tags.child(rule).inc()
+    def would_refuse(self, rule: str) -> None:
+        """A rule in audit mode would have refused a request."""
+        self._would_refuse.child(rule).inc()
 
     def ignored_header(self, name: str) -> None:
         """An `x-tfy-*` header came that means nothing to us."""

@@ -112,7 +112,9 @@ UNPRICED = MetricName("tollgate_unpriced", Kind.COUNTER, "Requests for a model w
 MISSING_KEY = MetricName(
     "tollgate_missing_key", Kind.COUNTER, "Requests that lack the key a rule applies per.", ("rule",)
 )
-MISSING_TAGS = MetricName("tollgate_missing_tags", Kind.COUNTER, "Requests that lack a required tag.", ("rule",))
+WOULD_REFUSE = MetricName(
+    "tollgate_would_refuse", Kind.COUNTER, "Requests that a rule in audit mode would have refused.", ("rule",)
+)
 IGNORED_HEADERS = MetricName(
     "tollgate_ignored_headers", Kind.COUNTER, "x-tfy-* request headers that mean nothing to us.", ("name",)
 )

@@ -39,7 +39,7 @@ PINNED = {
     "tollgate_ledger_events_total": ("event",),
     "tollgate_unpriced_total": ("model",),
     "tollgate_missing_key_total": ("rule",),
-    "tollgate_missing_tags_total": ("rule",),
+    "tollgate_would_refuse_total": ("rule",),
     "tollgate_ignored_headers_total": ("name",),
     "tollgate_protocol_errors_total": ("kind",),
     "tollgate_usage_missing_total": ("model",),
@@ -79,7 +79,7 @@ def everything_happens(metrics: Metrics, model: str = "openai-main/gpt-4o") -> N
     metrics.ledger_counters({"timeouts": 2, "retried": 0})
     metrics.unpriced(model)
     metrics.missing_key("per-repo")
-    metrics.missing_tags("must-tag")
+    metrics.would_refuse("must-tag")
     metrics.ignored_header("x-tfy-user")
     metrics.protocol_error("unexpected_request_trailers")
     metrics.usage_missing(model)

@@ -1,0 +1,99 @@
+"""Refusals of requests as they are, before any budget is asked: each names what is wrong and the cure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from http import HTTPStatus
+
+from ext_proc.exchange.events import RequestHead
+from ext_proc.policy.snapshot import InvalidTag, TagFinding
+from ext_proc.refusal import Refusal, RefusalType
+
+
+def with_the_rest(refusals: list[Refusal]) -> Refusal:
+    """One answer: the first refusal, which names the rules of the others."""
+    first, *rest = refusals
+    return replace(first, context={**first.context, "also_exceeded": [refusal.rule for refusal in rest]})
+
+
+def unknown_path(head: RequestHead) -> Refusal:
+    """The path is not understood."""
+    path = head.path.partition("?")[0]
+    return Refusal(
+        type=RefusalType.UNKNOWN_PATH,
+        status=HTTPStatus.NOT_FOUND,
+        message=f"{head.method} {path} is not an endpoint this gateway meters, and policy does not let it pass.",
+        mitigation="Use a supported endpoint, such as POST /v1/chat/completions or POST /v1/messages, or have the "
+        "platform team add the path to `unmetered_paths` in the gateway-settings document.",
+        context={"path": path},
+    )
+
+
+def invalid(refusal_type: RefusalType, message: str, cure: str) -> Refusal:
+    """The tags or the body cannot be read."""
+    return Refusal(refusal_type, HTTPStatus.BAD_REQUEST, message, cure, should_retry=False)
+
+
+def unknown_model(model: str, why: str, accounts: Iterable[str]) -> Refusal:
+    """No account serves the model."""
+    return Refusal(
+        type=RefusalType.UNKNOWN_MODEL,
+        status=HTTPStatus.NOT_FOUND,
+        message=f"Model '{model}' cannot be served: {why}.",
+        mitigation="Check the name for a typing mistake, or have the platform team declare the model and its price in "
+        f"the gateway-provider-config document. Accounts: {', '.join(sorted(accounts))}.",
+        context={"model": model},
+        should_retry=False,
+    )
+
+
+def unpriced(model: str) -> Refusal:
+    """The model has no price, and policy wants one."""
+    return Refusal(
+        type=RefusalType.UNPRICED_MODEL,
+        status=HTTPStatus.FORBIDDEN,
+        message=f"Model '{model}' has no known price, and policy refuses unpriced models.",
+        mitigation="Use a priced model, or have the platform team price it in the gateway-provider-config document.",
+        context={"model": model},
+        should_retry=False,
+    )
+
+
+def not_tagged(findings: Sequence[TagFinding], header: str) -> Refusal:
+    """Required tags are missing."""
+    missing = list(dict.fromkeys(tag for finding in findings for tag in finding.missing))
+    example = json.dumps(dict.fromkeys(missing, "…"), ensure_ascii=False)
+    return Refusal(
+        type=RefusalType.NOT_TAGGED,
+        status=HTTPStatus.BAD_REQUEST,
+        message=f"The request lacks the required tag{'s' if len(missing) > 1 else ''} {', '.join(missing)}.",
+        mitigation=f"Send the header {header}: {example}",
+        context={"rule": findings[0].rule_id, "missing": missing},
+        should_retry=False,
+    )
+
+
+def invalid_tags(invalid: Sequence[InvalidTag]) -> Refusal:
+    """Tags have values that the glossary does not allow."""
+    return Refusal(
+        type=RefusalType.INVALID_METADATA,
+        status=HTTPStatus.BAD_REQUEST,
+        message=" ".join(tag.problem for tag in invalid),
+        mitigation=" ".join(tag.cure for tag in invalid),
+        context={"tags": [tag.tag for tag in invalid]},
+        should_retry=False,
+    )
+
+
+def unbounded() -> Refusal:
+    """Strict admission met content that no bound covers."""
+    return Refusal(
+        type=RefusalType.NOT_ALLOWED,
+        status=HTTPStatus.BAD_REQUEST,
+        message="A budget with strict admission decides this request, and its content outside the body (images, "
+        "files, stored prompts) cannot be bounded because the model's context window is unknown.",
+        mitigation="Inline the content as text, or use a model whose context window is known.",
+        should_retry=False,
+    )
