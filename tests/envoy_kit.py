@@ -405,7 +405,7 @@ class Envoy:
     def __init__(self, settings: EnvoySettings, directory: Path) -> None:
         config = directory / "envoy.yaml"
         config.write_text(render(settings))
-        self._admin = str(settings.admin).removeprefix("unix:")
+        self.admin_address = str(settings.admin)
         self.log = Mailbox()
         self.process = subprocess.Popen(
             [find_envoy(), "-c", config, "--concurrency", "1", "--disable-hot-restart", "-l", "info"],
@@ -426,7 +426,9 @@ class Envoy:
 
     def admin(self, path: str) -> httpx.Response:
         """GET from the admin socket."""
-        with httpx.Client(transport=httpx.HTTPTransport(uds=self._admin), timeout=TIMEOUT_SECONDS) as client:
+        with httpx.Client(
+            transport=httpx.HTTPTransport(uds=self.admin_address.removeprefix("unix:")), timeout=TIMEOUT_SECONDS
+        ) as client:
             return client.get(f"http://admin{path}")
 
     def port(self) -> int:
@@ -523,6 +525,21 @@ class Stack:
         """Return when Envoy has noticed that a cluster's only connection is closed."""
         stat = f"cluster.{cluster}.upstream_cx_active"
         self._poll(lambda: self.envoy.admin(f"/stats?filter=^{stat}$").text == f"{stat}: 0\n")
+
+    def wait_until_refused(self) -> None:
+        """Return when Envoy takes no new connection."""
+        self._poll(self._refused)
+
+    def _refused(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), TIMEOUT_SECONDS).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    def wait_until_draining(self) -> None:
+        """Return when Envoy has been told that it will go away."""
+        self._poll(lambda: self.envoy.admin("/ready").text == "DRAINING\n")
 
     def _poll(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + TIMEOUT_SECONDS

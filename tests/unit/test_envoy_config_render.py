@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,10 +36,9 @@ def _cluster(settings: EnvoySettings, name: str) -> dict[str, Any]:
     return next(cluster for cluster in clusters if cluster["name"] == name)
 
 
-def test_checked_in_configuration_is_fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checked_in_configuration_is_fresh(tmp_path: Path) -> None:
     """What is checked in under envoy/ is, byte for byte, what the command renders."""
-    monkeypatch.setattr(sys, "argv", ["envoy_config", str(tmp_path)])
-    main()
+    assert main(["examples", str(tmp_path)]) == 0
 
     fresh = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     checked_in = {path.name: path.read_bytes() for path in (REPOSITORY / "envoy").glob("*.yaml")}
@@ -169,3 +167,78 @@ def test_no_ca_bundle_names_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Path, "is_file", lambda _path: False)
     with pytest.raises(EnvoyConfigError, match="SSL_CERT_FILE"):
         find_ca_bundle()
+
+
+POLICIES = """
+name: providers
+type: gateway-provider-config
+accounts:
+  - name: local
+    provider: openai-compatible
+    endpoint: http://models.internal:8000/base
+  - name: main
+    provider: openai
+"""
+
+
+def _policies(tmp_path: Path) -> str:
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "providers.yaml").write_text(POLICIES)
+    return str(tmp_path / "policies")
+
+
+def test_accounts_come_from_the_policies(tmp_path: Path) -> None:
+    """A configuration for a policy set has a cluster for each of its accounts, --upstream sends one elsewhere."""
+    out = tmp_path / "envoy.yaml"
+    options = ["--policies", _policies(tmp_path), "--socket-dir", "/run/tollgate", "--workers", "2"]
+    status = main(["render", *options, "--upstream", "main=http://mock:9", "--hold-lease", "40", "--out", str(out)])
+
+    document = yaml.safe_load(out.read_text())
+    clusters = {cluster["name"]: cluster for cluster in document["static_resources"]["clusters"]}
+    hosts = {
+        name: clusters[name]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["hostname"]
+        for name in ("local", "main")
+    }
+    assert status == 0
+    assert hosts == {"local": "models.internal:8000", "main": "mock:9"}
+    assert "/run/tollgate/w1.sock" in out.read_text()
+    assert "access_log_flush_interval: 10s" in out.read_text()
+    assert document["static_resources"]["listeners"][0]["address"]["socket_address"]["port_value"] == 10000
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        (["--upstream", "main"], "write ACCOUNT=URL"),
+        (["--upstream", "other=http://a"], "no such account; they have local, main"),
+        (["--listen", "unix:/run/listen.sock"], "write host:port"),
+        (["--workers", "0"], "at least one"),
+    ],
+)
+def test_render_says_what_is_wrong(
+    option: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An option that cannot be meant is an error with the cure, and nothing is written."""
+    out = tmp_path / "envoy.yaml"
+    options = ["--policies", _policies(tmp_path), "--socket-dir", "/run/tollgate", "--workers", "2"]
+    status = main(["render", *options, *option, "--out", str(out)])
+
+    assert status == 1
+    assert complaint in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_policy_set_that_does_not_load_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a policy set that loads there is no configuration, and the reason is told."""
+    status = main(["render", "--policies", str(tmp_path / "none"), "--socket-dir", "/run", "--workers", "2"])
+
+    assert status == 1
+    assert str(tmp_path / "none") in capsys.readouterr().err
+
+
+def test_draining_nobody_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where no Envoy answers, draining fails with the address."""
+    status = main(["drain", "--admin", f"unix:{tmp_path}/none.sock", "--limit", "1"])
+
+    assert status == 1
+    assert f"no Envoy answers at unix:{tmp_path}/none.sock" in capsys.readouterr().err
