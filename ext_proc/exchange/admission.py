@@ -157,7 +157,9 @@ class Admission:
             return State.GONE, (self._give_back(),) if reply.code in _MAY_BE_HELD else ()
         settings = self._terms.snapshot.settings
         if reply.code in _GRANTED:
-            return State.FORWARDED, (answers.forward(self._proposal, reply, self._head, settings, self.request_id),)
+            forward = answers.forward(self._proposal, reply, self._head, settings, self.request_id)
+            audited = (Observe(Observation.AUDITED, rule) for rule in forward.ticket.would_refuse)
+            return State.FORWARDED, (*audited, forward)
         if reply.code is Code.REFUSED:
             now_us = reply.stamp.redis_us if reply.stamp else self._head.now_us
             refusal = ledger_refusal(reply, answers.asked(self._proposal), settings, now_us)
@@ -177,7 +179,7 @@ class Admission:
 
 
 def _observe_proposal(proposal: Proposal) -> tuple[Observe, ...]:
-    observed = [Observe(Observation.AUDITED, rule) for rule in proposal.audited]
+    observed: list[Observe] = []
     for candidate in proposal.candidates:
         if candidate.target.unpriced:
             observed.append(Observe(Observation.UNPRICED, candidate.target.name))

@@ -74,6 +74,7 @@ def forward(proposal: Proposal, reply: HoldReply, head: RequestHead, settings: S
         stream=facts.stream,
         hide_usage=asks_usage,
         labels=metric_labels(proposal, settings),
+        would_refuse=would_refuse(proposal, reply),
     )
     rewrite = Rewrite(
         model=candidate.target.model if candidate.target.model != facts.model else None,
@@ -117,6 +118,17 @@ def asked(proposal: Proposal) -> Asked:
     )
 
 
+def would_refuse(proposal: Proposal, reply: HoldReply) -> tuple[str, ...]:
+    """The rules in audit mode that would have refused this request: tags, guardrails, and accounts past their cap."""
+    audited = {rule.account for rule in proposal.candidates[reply.plan_index].rules if rule.audit}
+    past_cap = (
+        state.account.rule_id
+        for state in reply.states
+        if state.account in audited and state.spent + state.held > state.account.cap
+    )
+    return tuple(dict.fromkeys((*proposal.audited, *past_cap)))
+
+
 def metric_labels(proposal: Proposal, settings: Settings) -> tuple[str, ...]:
     """User, tenant and the configured metadata keys, in the order the metrics expect."""
     caller = proposal.caller
@@ -131,7 +143,7 @@ def _answer(candidate: Candidate, reply: HoldReply, ticket: Ticket, request_id: 
     }
     return {
         "resolved_model": ticket.target,
-        "verdict": ticket.verdict,
+        "verdict": "; ".join((ticket.verdict, *(f"would_refuse={rule}" for rule in ticket.would_refuse))),
         "request_id": request_id,
         "applied_rules": json.dumps(rules, separators=(",", ":")),  # ASCII: it becomes a header value
         **_remaining(reply.states, Measure.REQUESTS, "requests", reply),

@@ -19,6 +19,7 @@ ANSWER_NAMESPACE = "tollgate.answer"
 """The namespace of response header values that Envoy adds itself; never forwarded, so it may be larger."""
 
 MAX_LABEL_CHARS = 64
+MAX_AUDITED_RULES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Ticket:
     stream: bool
     hide_usage: bool  # the usage chunk was asked for by us, not by the client
     labels: tuple[str, ...] = ()  # metric label values: user, tenant, then the configured metric_labels
+    would_refuse: tuple[str, ...] = ()  # rules in audit mode that would have refused it
 
     def encode(self) -> str:
         """The compact text form."""
@@ -52,6 +54,7 @@ class Ticket:
             self.verdict,
             int(self.stream) | int(self.hide_usage) << 1,
             [label[:MAX_LABEL_CHARS] for label in self.labels],
+            [rule[:MAX_LABEL_CHARS] for rule in self.would_refuse[:MAX_AUDITED_RULES]],
         ]
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
 
@@ -59,19 +62,8 @@ class Ticket:
     def decode(cls, text: str) -> Ticket:
         """Read `encode`'s form. Raises ValueError where it is not one."""
         try:
-            (
-                hold_id,
-                dialect,
-                operation,
-                requested,
-                target,
-                price,
-                input_tokens,
-                output_limit,
-                verdict,
-                flags,
-                labels,
-            ) = json.loads(text)
+            hold_id, dialect, operation, requested, target, price, input_tokens, output_limit, *rest = json.loads(text)
+            verdict, flags, labels, would_refuse = rest
             return cls(
                 hold_id=hold_id,
                 dialect=dialect,
@@ -85,6 +77,7 @@ class Ticket:
                 stream=bool(flags & 1),
                 hide_usage=bool(flags & 2),
                 labels=tuple(labels),
+                would_refuse=tuple(would_refuse),
             )
         except (TypeError, KeyError, IndexError) as error:
             raise ValueError(f"not a ticket: {text[:80]!r}") from error
