@@ -43,8 +43,8 @@ def spec(tmp_path: Path, code: str, ready: str | None = None) -> ProcessSpec:
 def test_a_child_says_when_it_is_ready_and_what_it_said_last(tmp_path: Path) -> None:
     """The readiness line is found wherever chunks break it, and both streams end in one log that is quoted."""
     code = (
-        "import os; os.write(1, b'x' * 9000 + b'\\nchild re'); os.write(1, b'ady http://h\\nmore\\n');"
-        "os.write(2, b'on stderr\\n'); " + WAIT
+        "import os; os.write(2, b'on stderr\\n'); os.write(1, b'x' * 9000 + b'\\nchild re');"
+        "os.write(1, b'ady http://h\\nmore\\n'); " + WAIT
     )
 
     async def scenario() -> None:
