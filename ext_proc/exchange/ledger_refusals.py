@@ -123,7 +123,7 @@ def _subject(account: AccountSpec) -> str:
 
 def _message(state: AccountState, asked: Asked) -> str:
     account = state.account
-    cap = _amount(account, account.cap)
+    cap = _amount(account, account.cap).removesuffix(".00")
     if _is_rate(account):
         return _rate_message(state, cap)
     subject, adjective = _subject(account), _ADJECTIVES[account.window.period]

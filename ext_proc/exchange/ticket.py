@@ -20,6 +20,8 @@ ANSWER_NAMESPACE = "tollgate.answer"
 
 MAX_LABEL_CHARS = 64
 MAX_AUDITED_RULES = 4
+MAX_MODEL_CHARS = 128
+"""Bounds that keep a ticket near 1 KiB, whatever clients call their models: it is sent to meter with every message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ class Ticket:
             self.hold_id,
             self.dialect,
             self.operation,
-            self.requested_model,
-            self.target,
+            self.requested_model[:MAX_MODEL_CHARS],
+            self.target[:MAX_MODEL_CHARS],
             _encode_price(self.price),
             self.input_tokens,
             self.output_limit,
