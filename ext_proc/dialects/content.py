@@ -9,8 +9,8 @@ from ext_proc.dialects.errors import DialectError
 from ext_proc.dialects.jsonbody import dump, kind, required_items, utf8_bytes
 
 _MEDIA_KEYS = frozenset({
-    "audio", "document", "file", "file_data", "file_id", "fileData", "file_url", "image", "image_url", "inlineData",
-    "input_audio", "source", "url", "video", "video_url",
+    "audio", "document", "file", "fileData", "file_data", "file_id", "file_url", "image", "image_url", "inlineData",
+    "inline_data", "input_audio", "source", "url", "video", "video_url",
 })  # fmt: skip
 """Keys of a content part that hold, or point to, something other than the text beside them."""
 
@@ -59,7 +59,7 @@ class PromptSize:
                 self._add_nested(key, value)
 
     def _add_nested(self, key: str, value: list[object] | dict[str, object]) -> None:
-        if key in {"input", "args", "arguments", "parameters", "response"}:
+        if key in {"input", "args", "arguments", "json", "parameters", "response"}:
             self.add_schema(value)  # structured data that the model reads as JSON text
         else:
             self.add_content(value)

@@ -6,11 +6,12 @@ split into events and decoded only where its bytes show that it can hold usage.
 
 from __future__ import annotations
 
+from ext_proc.dialects import event_stream
 from ext_proc.dialects.buffer import BoundedBuffer
 from ext_proc.dialects.inflate import InflatingMeter
 from ext_proc.dialects.interface import Meter, Reading
 from ext_proc.dialects.sse import Framer, events, fields
-from ext_proc.dialects.tally import ResponseShape, Tally, decoded
+from ext_proc.dialects.tally import ResponseShape, Tally, decoded, decoded_all
 
 HOLD_MAX_BYTES = 64 << 10
 """How much of an unfinished event is kept from a client while it may still turn out to be the usage chunk."""
@@ -149,18 +150,20 @@ class BodyMeter:
         """What is known so far; before the end, an estimate of the text that passed."""
         if self._ended or not self._buffer.total_bytes:
             return self._tally.reading()
+        self._tally.take_fragment(self._buffer)
         return self._tally.reading(more_output_bytes=self._text_bytes())
 
     def _read(self) -> None:
         tally, buffer = self._tally, self._buffer
         if buffer.is_whole:
-            document = decoded(buffer.whole())
-            if document is not None:
+            documents = decoded_all(buffer.whole())
+            for document in documents or ():
                 tally.take(document)
-                tally.finished = True
+            tally.finished = documents is not None
         else:
+            tally.finished = buffer.tail().rstrip().endswith((b"}", b"]"))
+        if not tally.finished or not buffer.is_whole:
             tally.take_fragment(buffer)
-            tally.finished = buffer.tail().rstrip().endswith(b"}")
         tally.output_bytes = self._text_bytes()
         self._buffer = BoundedBuffer()
 
@@ -224,6 +227,8 @@ def make_meter(shape: ResponseShape, *, content_type: str, content_encoding: str
 
 def _plain_meter(shape: ResponseShape, content_type: str, *, hide_usage: bool) -> Meter:
     media_type = content_type.partition(";")[0].strip().lower()
+    if media_type == event_stream.CONTENT_TYPE:
+        return event_stream.EventStreamMeter(shape)
     if media_type == "text/event-stream":
         return SseMeter(shape, hide_usage=hide_usage)
     if media_type == "application/json" or media_type.endswith("+json"):

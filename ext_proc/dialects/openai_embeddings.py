@@ -15,7 +15,7 @@ USAGE_TABLE = UsageTable(root="usage", counts=paths({"prompt": "prompt_tokens"},
 SHAPE = ResponseShape(
     table=USAGE_TABLE,
     usage_from_counts=usage_from_counts,
-    output_count="prompt",
+    output_count=None,
     text=NEVER,
     terminal=NEVER,
     watched=key_pattern("usage"),

@@ -22,7 +22,9 @@ OPENAI_COMPATIBLE: Final = frozenset(
 _SPOKEN_BY: Final = {
     "openai": OPENAI_COMPATIBLE,
     "anthropic": frozenset({"anthropic"}),
+    "azure": frozenset({"azure-openai"}),
     "gemini": frozenset({"gemini", "vertex"}),
+    "vertex": frozenset({"vertex"}),
     "bedrock": frozenset({"bedrock"}),
     "mistral": frozenset({"mistral"}),
     "cohere": frozenset({"cohere"}),

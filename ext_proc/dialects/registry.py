@@ -5,14 +5,23 @@ from __future__ import annotations
 import re
 
 from ext_proc.dialects.anthropic_messages import AnthropicCountTokens, AnthropicMessages
+from ext_proc.dialects.azure import AzureChat, AzureCompletions, AzureEmbeddings
+from ext_proc.dialects.bedrock_converse import BedrockConverse
+from ext_proc.dialects.bedrock_invoke import BedrockInvoke
+from ext_proc.dialects.cohere_chat import CohereChat
+from ext_proc.dialects.gemini import Gemini, GeminiCountTokens
 from ext_proc.dialects.interface import Dialect, Endpoint
 from ext_proc.dialects.openai_chat import OpenAIChat
 from ext_proc.dialects.openai_completions import OpenAICompletions
 from ext_proc.dialects.openai_embeddings import OpenAIEmbeddings
 from ext_proc.dialects.openai_responses import OpenAIResponses
+from ext_proc.dialects.rerank import Rerank
+from ext_proc.dialects.vertex import VertexAnthropic, VertexGemini
 
 BASE_PATHS = ("/api/llm/api/inference/openai", "/api/inference/openai", "/api/llm")
 """TrueFoundry's base paths, longest first: clients that come from there keep them."""
+
+_RERANK = Rerank()
 
 _AT: dict[str, Dialect] = {
     "/v1/chat/completions": OpenAIChat(),
@@ -21,22 +30,55 @@ _AT: dict[str, Dialect] = {
     "/v1/embeddings": OpenAIEmbeddings(),
     "/v1/messages": AnthropicMessages(),
     "/v1/messages/count_tokens": AnthropicCountTokens(),
+    "/v2/chat": CohereChat(),
+    "/v1/rerank": _RERANK,
+    "/v2/rerank": _RERANK,
 }
 """Every POST path whose model stands in the body."""
 
-_DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in _AT.values()}
+_VERTEX = r"/v1(?:beta1)?/projects/[^/]+/locations/[^/]+"
 
-_VERSIONED = re.compile(r"/v\d+(?:alpha|beta)?\d*/")
+_LIKE: tuple[tuple[re.Pattern[str], Dialect], ...] = tuple(
+    (re.compile(pattern), speaker)
+    for pattern, speaker in (
+        (r"/v1(?:alpha|beta)?/(?:models|tunedModels)/[^:]+:(?:stream)?[gG]enerateContent", Gemini()),
+        (r"/v1(?:alpha|beta)?/(?:models|tunedModels)/[^:]+:countTokens", GeminiCountTokens()),
+        (_VERTEX + r"/(?:publishers/google/models|endpoints)/[^:]+:(?:stream)?[gG]enerateContent", VertexGemini()),
+        (_VERTEX + r"/publishers/anthropic/models/[^:]+:(?:stream)?[rR]awPredict", VertexAnthropic()),
+        (r"/model/.+/converse(?:-stream)?", BedrockConverse()),
+        (r"/model/.+/invoke(?:-with-response-stream)?", BedrockInvoke()),
+        (r"/openai/deployments/[^/]+/chat/completions", AzureChat()),
+        (r"/openai/deployments/[^/]+/completions", AzureCompletions()),
+        (r"/openai/deployments/[^/]+/embeddings", AzureEmbeddings()),
+    )
+)
+"""Every POST path that names the model itself, to be matched as a whole."""
+
+_DIALECTS: dict[str, Dialect] = {
+    speaker.name: speaker for speaker in (*_AT.values(), *(speaker for _, speaker in _LIKE))
+}
+
+_VERSIONED = re.compile(r"/(?:v\d|model/|openai/)")
+_ODD = re.compile(r"//|/\.{1,2}(?:/|$)|%2e|\\", re.IGNORECASE)  # what another reader could resolve to another path
+_KEY_PARAMETER = re.compile(r"(?:^|&)key=[^&]*")
 
 
 def resolve(method: str, path: str) -> Endpoint | None:
-    """The endpoint of a request, None when it is not understood. `path` is Envoy's `:path`, query string included."""
+    """The endpoint of a request, None when it is not understood. `path` is Envoy's `:path`, query string included.
+
+    Google's clients may send their credential as the parameter `key`: it goes no further.
+    """
     if method != "POST":
         return None
-    plain, question, query = path.partition("?")
+    plain, _, query = path.partition("?")
     upstream = _without_base(plain)
-    dialect = _AT.get(upstream)
-    return Endpoint(dialect, upstream + question + query) if dialect else None
+    if _ODD.search(upstream):
+        return None
+    speaker = _AT.get(upstream) or next((found for like, found in _LIKE if like.fullmatch(upstream)), None)
+    if speaker is None:
+        return None
+    query = _KEY_PARAMETER.sub("", query).lstrip("&")
+    return Endpoint(speaker, f"{upstream}?{query}" if query else upstream)
 
 
 def dialect(name: str) -> Dialect:
@@ -51,8 +93,17 @@ def dialect_names() -> tuple[str, ...]:
 
 def dialect_for_path(path: str) -> Dialect:
     """The best guess at what a caller of this path speaks: for shaping errors only."""
-    plain = path.partition("?")[0]
-    return _DIALECTS["anthropic-messages" if "/messages" in plain else "openai-chat"]
+    endpoint = resolve("POST", path)
+    if endpoint is not None:
+        return endpoint.dialect
+    plain = _without_base(path.partition("?")[0])
+    if "/messages" in plain:
+        return _DIALECTS["anthropic-messages"]
+    if re.match(r"/v1(?:alpha|beta)\d?/|/v1/(?:models/[^/]+:|projects/)", plain):
+        return _DIALECTS["gemini"]
+    if plain.startswith("/model/"):
+        return _DIALECTS["bedrock-converse"]
+    return _DIALECTS["openai-chat"]
 
 
 def _without_base(path: str) -> str:

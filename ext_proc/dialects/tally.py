@@ -47,7 +47,7 @@ class ResponseShape:
 
     table: UsageTable
     usage_from_counts: Callable[[Mapping[str, int]], Usage]
-    output_count: str  # the count without which the output is not known
+    output_count: str | None  # the count without which the output is not known; None: there is no output
     text: re.Pattern[bytes]  # generated text in raw JSON
     terminal: re.Pattern[bytes]  # the dialect's own end of stream, in raw bytes
     watched: re.Pattern[bytes]  # a block without it cannot hold usage
@@ -107,9 +107,10 @@ class Tally:
 
     def reading(self, *, more_output_bytes: int = 0) -> Reading:
         """The tally as the rest of Tollgate reads it."""
+        wanted = self._shape.output_count
         return Reading(
             usage=self._shape.usage_from_counts(self._counts) if self._counts else None,
-            output_known=self._shape.output_count in self._counts,
+            output_known=bool(self._counts) if wanted is None else wanted in self._counts,
             output_bytes=self.output_bytes + more_output_bytes,
             finished=self.finished,
             served_model=self.served_model,
@@ -119,11 +120,18 @@ class Tally:
 
 def decoded(data: bytes) -> dict[str, object] | None:
     """An object in JSON, None for anything else."""
+    found = decoded_all(data)
+    return found[0] if found and len(found) == 1 else None
+
+
+def decoded_all(data: bytes) -> list[dict[str, object]] | None:
+    """An object in JSON, or an array of them (a stream may come as one); None for anything else."""
     try:
         document = orjson.loads(data)
     except ValueError:
         return None
-    return document if isinstance(document, dict) else None
+    documents = document if isinstance(document, list) else [document]
+    return documents if documents and all(isinstance(item, dict) for item in documents) else None
 
 
 def _text_at(document: object, places: tuple[tuple[str, ...], ...]) -> str | None:

@@ -16,10 +16,18 @@ COUNT_MAX = 1 << 40
 
 @dataclass(frozen=True, slots=True)
 class CountPath:
-    """The integer at `path` of a response document (or of one event of a stream) is the count `count`."""
+    """The integer at `path` of a response document (or of one event of a stream) is the count `count`.
+
+    An element `key=value` stands for the first entry of an array whose `key` is `value`.
+    """
 
     count: str
     path: tuple[str, ...]
+
+    @property
+    def is_native(self) -> bool:
+        """Whether Envoy's filters can follow the path: they know objects only."""
+        return not any("=" in element for element in self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +59,13 @@ def paths(count_paths: Mapping[str, str], *, below: str) -> tuple[CountPath, ...
 def dig(document: object, path: tuple[str, ...]) -> object:
     """The value at a path, None where there is none."""
     for key in path:
-        if not isinstance(document, dict):
+        if isinstance(document, dict):
+            document = document.get(key)
+        elif isinstance(document, list):
+            field, _, wanted = key.partition("=")
+            document = next((item for item in document if isinstance(item, dict) and item.get(field) == wanted), None)
+        else:
             return None
-        document = document.get(key)
     return document
 
 
