@@ -23,6 +23,7 @@ from ext_proc.supervisor.workers import default_workers, usable_cores
 _WORKERS_MAX = 256
 _LEASE_SECONDS_MIN = 1
 _LEASE_SECONDS_MAX = 24 * 3600
+_DRAIN_SECONDS_MAX = 3600  # no request lives longer: max_stream_duration
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -74,6 +75,12 @@ def add_sidecar_arguments(parser: argparse.ArgumentParser) -> None:
         "--hold-lease", default="120", metavar="SECONDS", help="how long a hold lasts unrenewed (default %(default)s)"
     )
     parser.add_argument(
+        "--drain",
+        default="20",
+        metavar="SECONDS",
+        help="how long live streams may finish after a stop was asked for (default %(default)s)",
+    )
+    parser.add_argument(
         "--state-dir",
         default=str(DEFAULT_STATE_DIR),
         metavar="DIR",
@@ -123,6 +130,7 @@ def sidecar_options(args: argparse.Namespace, workers: int) -> SidecarOptions:
         workers=workers if args.workers is None else _count(args.workers, "--workers", 1, _WORKERS_MAX),
         metering=metering,
         hold_lease_seconds=_count(args.hold_lease, "--hold-lease", _LEASE_SECONDS_MIN, _LEASE_SECONDS_MAX),
+        drain_seconds=_count(args.drain, "--drain", 0, _DRAIN_SECONDS_MAX),
     )
 
 

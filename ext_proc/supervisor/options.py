@@ -21,6 +21,7 @@ class SidecarOptions:
     workers: int
     metering: Metering
     hold_lease_seconds: int
+    drain_seconds: int  # how long live streams may finish once the stop was asked for
 
 
 @dataclass(frozen=True, slots=True)

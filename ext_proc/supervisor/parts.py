@@ -28,7 +28,6 @@ from ext_proc.supervisor.providers import Routing, route
 from ext_proc.supervisor.state_dir import StateDir
 from ext_proc.supervisor.workers import Worker
 
-DRAIN_SECONDS = 20.0  # how long live streams may finish, below the 30 s that Kubernetes gives by default
 _UNIX = "unix:"
 
 
@@ -114,12 +113,12 @@ def build_workers(
             metrics_dir=str(state.metrics),
             metering=options.metering,
             hold_lease_seconds=options.hold_lease_seconds,
-            drain_seconds=DRAIN_SECONDS,
+            drain_seconds=options.drain_seconds,
             upstreams=upstreams(),
         )
 
     return [
-        Worker(name, partial(settings, name, listen), state.logs / f"{name}.log", drain_seconds=DRAIN_SECONDS)
+        Worker(name, partial(settings, name, listen), state.logs / f"{name}.log", drain_seconds=options.drain_seconds)
         for name, listen in places.addresses.items()
     ]
 
@@ -128,18 +127,18 @@ def build_envoy_settings(
     options: SidecarOptions, policies: Policies, places: WorkerPlaces, listen: Address, upstreams: Mapping[str, str]
 ) -> EnvoySettings:
     """Raises SupervisorError where no configuration can be made from them."""
-    accounts = policies.snapshot.accounts
+    urls = {name: upstreams.get(name, account.endpoint) for name, account in policies.snapshot.accounts.items()}
+    speaks_tls = any(url.startswith("https://") for url in urls.values())
     try:
         return EnvoySettings(
             workers=tuple(WorkerEndpoint(name, address) for name, address in places.addresses.items()),
-            accounts=tuple(
-                UpstreamAccount(name, upstreams.get(name, account.endpoint)) for name, account in accounts.items()
-            ),
+            accounts=tuple(UpstreamAccount(name, url) for name, url in urls.items()),
             listen_host=listen.host,
             listen_port=listen.port,
             hold_lease_seconds=options.hold_lease_seconds,
             metering=options.metering,
-            ca_bundle=find_ca_bundle(),
+            # With the mock provider alone, a machine without certificate authorities will do.
+            ca_bundle=find_ca_bundle() if speaks_tls else "",
         )
     except EnvoyConfigError as error:
         raise SupervisorError(f"Envoy cannot be configured: {error}") from None

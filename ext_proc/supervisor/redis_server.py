@@ -72,6 +72,7 @@ class RedisServer:
                 f"see what was spent and start from zero. Put a newer redis-server on PATH, or choose another "
                 f"--state-dir DIR"
             )
+        state.redis.mkdir(mode=0o700, exist_ok=True)
         self._binary = binary
         self._state = state
         self._socket = state.socket("redis.sock")

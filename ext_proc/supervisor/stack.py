@@ -19,7 +19,6 @@ from ext_proc.supervisor.envoy import EnvoyPlace, EnvoyService
 from ext_proc.supervisor.errors import OptionError
 from ext_proc.supervisor.options import ServeOptions, StackOptions
 from ext_proc.supervisor.parts import (
-    DRAIN_SECONDS,
     WorkerPlaces,
     build_envoy_settings,
     build_workers,
@@ -59,7 +58,9 @@ async def run_stack(options: StackOptions, console: Console) -> str | None:
             return build_envoy_settings(sidecar, policies, places, listen, replaced or upstreams())
 
         envoy_settings(policies.routing.with_mock(_UNKNOWN_YET))  # what Envoy cannot be told is refused before a start
-        envoy = EnvoyService(EnvoyPlace(envoy_binary, listen, usable_cores(), DRAIN_SECONDS), envoy_settings, state)
+        envoy = EnvoyService(
+            EnvoyPlace(envoy_binary, listen, usable_cores(), sidecar.drain_seconds), envoy_settings, state
+        )
         stages: list[list[Service]] = [
             [service for service in (redis, mock) if service is not None],
             [*build_workers(sidecar, places, state, redis_url=redis_url, upstreams=upstreams)],
@@ -92,6 +93,10 @@ async def run_sidecar(options: ServeOptions, console: Console) -> str | None:
         state = kept.enter_context(StateDir(sidecar.state_dir))
         for unix_socket in places.unix_sockets:
             kept.callback(unix_socket.unlink, missing_ok=True)
+        console.say(f"policies in {sidecar.policies}, state in {state.path}")
+        if policies.routing.mocked:
+            lacking = ", ".join(policies.routing.mocked)
+            console.say(f"no credential for {lacking}: the provider will refuse what is sent there")
         upstreams = dict(policies.routing.upstreams)
         workers = build_workers(sidecar, places, state, redis_url=options.redis_url, upstreams=lambda: upstreams)
         session = Session(policies.watch, state, options.redis_url, console)

@@ -4,7 +4,7 @@
 <state dir>/            default .tollgate in the current directory
   lock                  held (flock) while a stack runs; names it
   children.json         who is running, so that a successor can clean up after a killed supervisor
-  redis/                the append-only file: budgets survive restarts
+  redis/                the append-only file of the embedded Redis: budgets survive restarts
   logs/                 one bounded log per child
   envoy.yaml            the configuration Envoy runs with
   metrics/              Prometheus counters shared by the workers; emptied at each start
@@ -70,7 +70,7 @@ class StateDir:
             try:
                 self._clean_up_after_predecessor()
                 shutil.rmtree(self.metrics, ignore_errors=True)
-                for directory in (self.redis, self.logs, self.metrics):
+                for directory in (self.logs, self.metrics):
                     directory.mkdir(mode=0o700, exist_ok=True)
                 self.sockets = _make_socket_dir()
                 self._write_children()

@@ -44,6 +44,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], status: in
         (["--workers", "two"], "--workers two: expected a whole number"),
         (["--metering", "fast"], "--metering fast: expected stream or native"),
         (["--hold-lease", "0"], "--hold-lease 0: expected a whole number from 1 to 86400"),
+        (["--drain", "-1"], "--drain -1: expected a whole number from 0 to 3600"),
+        (["--drain", "1.5"], "--drain 1.5: expected a whole number from 0 to 3600"),
         (["--bogus"], "unrecognized arguments: --bogus"),
     ],
 )

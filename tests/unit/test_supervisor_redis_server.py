@@ -100,7 +100,7 @@ def test_the_settings_that_money_depends_on(tmp_path: Path) -> None:
 def test_an_older_server_does_not_start_empty_over_newer_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis 6 would ignore what Redis 7 wrote and every budget would be whole again: that is refused, with the cure."""
     with StateDir(tmp_path / "state") as state:
-        (state.redis / "appendonlydir").mkdir()
+        (state.redis / "appendonlydir").mkdir(parents=True)
         monkeypatch.setattr(redis_server, "server_major_version", lambda _: 6)
         with pytest.raises(StateDirError, match=r"start from zero.*newer redis-server on PATH.*--state-dir"):
             RedisServer(Path("/usr/bin/redis-server"), state)

@@ -37,6 +37,7 @@ def killed_predecessor(path: Path, sockets: Path, children: dict[str, tuple[int,
 def test_leaving_keeps_data_and_logs_and_nothing_else(tmp_path: Path) -> None:
     """After a stop the state directory holds what survives restarts; sockets, metrics and lock are gone."""
     with StateDir(tmp_path / "state") as state:
+        state.redis.mkdir()
         (state.redis / "appendonly.aof").write_text("x")
         (state.metrics / "counter.db").write_text("x")
         sockets = state.sockets
@@ -60,7 +61,7 @@ def test_two_stacks_never_share_a_state_directory(tmp_path: Path) -> None:
 def test_only_the_owner_can_read_the_state(tmp_path: Path) -> None:
     """Budgets and logs are nobody else's business."""
     with StateDir(tmp_path / "state") as state:
-        for directory in (state.path, state.redis, state.logs, state.metrics, state.sockets):
+        for directory in (state.path, state.logs, state.metrics, state.sockets):
             assert directory.stat().st_mode & 0o077 == 0
 
 
