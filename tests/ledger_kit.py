@@ -142,6 +142,11 @@ class DroppingProxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
 
+    def retarget(self, port: int) -> None:
+        """Lead to another server from now on, and break every connection to this one."""
+        self._redis_port = port
+        self.reset_peers()
+
     def reset_peers(self) -> None:
         """Break every connection."""
         for task in self._tasks:

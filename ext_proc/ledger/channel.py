@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from ext_proc.ledger.errors import ScriptUnknownError, StoreError, StoreUnreachableError
@@ -29,6 +30,11 @@ class Channel(Protocol):
 
     Its error is StoreUnreachableError where nothing is known of the outcome, StoreError where Redis said no.
     """
+
+    @property
+    def sessions(self) -> int:
+        """How many connections there have been: a new one may lead to another server."""
+        ...
 
     def call(self, *words: Word) -> Reply:
         """Send one command."""
@@ -47,10 +53,12 @@ class SharedConnection:
     """A `Channel` over one connection that is made when first needed and made anew when it breaks."""
 
     def __init__(self, connect: Callable[[], AbstractConnection]) -> None:
+        self.sessions = 0
         self._connect = connect
         self._wanted = asyncio.Event()
         self._outgoing: list[tuple[bytes, Reply]] = []
         self._waiting: deque[Reply] = deque()
+        self._current: AbstractConnection | None = None
         self._session: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -90,23 +98,33 @@ class SharedConnection:
                     await self._session
 
     async def _run_session(self) -> None:
+        """One connection until it breaks; then whatever waits on it fails at once, however long closing takes."""
         connection = self._connect()
-        reason: BaseException | None = None
+        halves: set[asyncio.Task[None]] = set()
+        reason: object = "closed"
         try:
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._write(connection))
-                group.create_task(self._read(connection))
-        except* (RedisError, OSError) as broken:
-            reason = broken.exceptions[0]
+            self.sessions += 1
+            self._current = connection
+            halves = {asyncio.create_task(self._write(connection)), asyncio.create_task(self._read(connection))}
+            ended, _ = await asyncio.wait(halves, return_when=asyncio.FIRST_COMPLETED)
+            reason = next(iter(ended)).exception()
+        except (RedisError, OSError) as error:
+            reason = error
         finally:
+            self._current = None
             self._fail_all(StoreUnreachableError(f"the connection to Redis broke: {reason}"))
+            for half in halves:
+                half.cancel()
             with contextlib.suppress(RedisError, OSError):
                 await connection.disconnect(nowait=True)
+            await asyncio.gather(*halves, return_exceptions=True)
 
     async def _write(self, connection: AbstractConnection) -> None:
         while True:
             await self._wanted.wait()
+            if self._current is not connection or not connection.is_connected:
+                raise RedisConnectionError("disconnected")  # else redis-py would connect anew, under our feet
             self._wanted.clear()
             batch, self._outgoing = self._outgoing, []
             self._waiting.extend(reply for _, reply in batch)
@@ -120,7 +138,7 @@ class SharedConnection:
             except NoScriptError:
                 answer = ScriptUnknownError("no such script")
             except ReadOnlyError as error:
-                raise ConnectionError(f"no primary any more: {error}") from error
+                raise RedisConnectionError(f"no primary any more: {error}") from error
             except ResponseError as error:
                 answer = StoreError(str(error))
             reply = self._waiting.popleft()

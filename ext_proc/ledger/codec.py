@@ -46,8 +46,10 @@ class HoldEncoder:
         self._windows = WindowCache()
         self._known: dict[AccountSpec, tuple[str, dict[str, object]]] = {}
 
-    def encode(self, request: HoldRequest, now_us: int) -> bytes:
-        """The request with the calendar windows of `now_us`."""
+    def encode(self, request: HoldRequest, now_us: int, *, restored: bool = False) -> bytes:
+        """The request with the calendar windows of `now_us`. `restored`: it was admitted before, and is not refused for
+        its age.
+        """
         accounts: list[dict[str, object]] = []
         positions: dict[str, int] = {}
         plans = orjson.dumps([self._plan(plan, accounts, positions, now_us) for plan in request.plans])
@@ -66,6 +68,7 @@ class HoldEncoder:
             "top_by": request.top_by,
             "accounts": accounts,
             "plans": orjson.Fragment(plans),
+            "restored": restored,
         }
         if request.previous is not None:
             ask["previous"] = _resolution(request.previous)

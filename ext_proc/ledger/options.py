@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ext_proc.ledger.keys import DEFAULT_REALM
 
@@ -21,6 +22,9 @@ class Retention:
     resolved_ms: int = 72 * MINUTE_MS
     refused_ms: int = MINUTE_MS
     lifetime_idle_ms: int = 90 * DAY_MS
+    reconcile_ms: int = 30 * MINUTE_MS  # how far back a loss is made good from the ring; well below `resolved_ms`
+    journal_ms: int = 35 * DAY_MS
+    journal_max_bytes: int = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,5 +36,6 @@ class LedgerOptions:
     connect_timeout_ms: int = 1_000
     breaker_failures: int = 5  # in a row, before calls stop waiting
     breaker_pause_ms: int = 500  # between two probes of a Redis that failed
+    ring_dir: Path | None = None  # where this worker keeps what Redis acknowledged lately; one directory per worker
     retry_queue: int = 10_000  # resolutions kept for a Redis that is away; what does not fit is counted and expires
     retention: Retention = field(default_factory=Retention)

@@ -13,18 +13,16 @@ Calls run in tasks of the ledger's own, so a dropped RPC never cancels one.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar, cast
 
-import redis.asyncio as redis_asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
-from ext_proc.ledger import codec, keys, readings
+from ext_proc.ledger import codec, keys, readings, upkeep
 from ext_proc.ledger.breaker import Breaker
-from ext_proc.ledger.channel import Channel, SharedConnection, Word
+from ext_proc.ledger.channel import Channel, Word
+from ext_proc.ledger.connections import open_channel
 from ext_proc.ledger.errors import ScriptUnknownError, StoreError, StoreUnreachableError
 from ext_proc.ledger.interface import (
     AccountBalance,
@@ -43,12 +41,16 @@ from ext_proc.ledger.interface import (
     WindowKind,
 )
 from ext_proc.ledger.options import LedgerOptions
+from ext_proc.ledger.outage import EventLog, replay
 from ext_proc.ledger.scripts import Script, load_scripts
+from ext_proc.ledger.upkeep import KindStats, StoreHealth
 
 EXPIRE_BATCH = 50
 """Holds that one run of the expire script charges: it blocks Redis for well under a millisecond each."""
 
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+_ENDED = frozenset({Code.SETTLED, Code.RELEASED, Code.CORRECTED})
 _ATTEMPTS = 2
 _WINDOW_ATTEMPTS = 3
 _READ_DEADLINE_MS = 5_000
@@ -68,6 +70,8 @@ class LedgerCounters:
     retries_dropped: int = 0  # resolutions the retry queue had no room for: their holds expire
     epochs_changed: int = 0  # Redis came back empty
     sequence_lost: int = 0  # Redis came back older
+    servers_changed: int = 0  # another Redis process answers: restarted or failed over
+    reconciled: int = 0  # holds and settles brought back from the ring after such a loss
 
 
 class RedisLedger:
@@ -94,23 +98,21 @@ class RedisLedger:
         self._stamp: Stamp | None = None
         self._stamped_at_ns = 0
         self._tasks: set[asyncio.Task[object]] = set()
+        self._ring = EventLog(self._options.ring_dir, "ring") if self._options.ring_dir else None
+        self._reconciling = False
+        self._sessions = 0
+        self._run_id = ""
         self._retries: dict[str, Resolution] = {}
         self._retries_wanted = asyncio.Event()
 
     @classmethod
     def connect(cls, url: str, options: LedgerOptions | None = None) -> Self:
-        """A ledger on one Redis at `redis://`, `rediss://` or `unix://`. Connects when started, not here.
+        """A ledger on the Redis that the URL names (`connections` lists the forms). Connects when started, not here.
 
-        Raises ValueError for a URL that is none of these.
+        Raises ValueError for a URL of another form.
         """
         chosen = options or LedgerOptions()
-        pool = redis_asyncio.ConnectionPool.from_url(
-            url,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),  # retries are ours: a library's may run a script twice unasked
-            socket_connect_timeout=chosen.connect_timeout_ms / 1000,
-        )
-        return cls(SharedConnection(pool.make_connection), chosen)
+        return cls(open_channel(url, chosen.connect_timeout_ms), chosen)
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -128,6 +130,8 @@ class RedisLedger:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._channel.close()
+        if self._ring is not None:
+            self._ring.close()
 
     @property
     def is_available(self) -> bool:
@@ -201,6 +205,31 @@ class RedisLedger:
         except StoreError:
             return ()
 
+    async def health(self) -> StoreHealth | None:
+        """How Redis is set up, with warnings about unsafe settings; None where it does not answer."""
+        try:
+            return await upkeep.health(self.read)
+        except StoreError:
+            return None
+
+    async def stats(self) -> tuple[KindStats, ...]:
+        """Keys and bytes by kind. Walks every key of the realm: for operators, not for scrapes."""
+        try:
+            return await upkeep.stats(self.read, self._prefix)
+        except StoreError:
+            return ()
+
+    async def trim_journal(self) -> int:
+        """Drop journal entries past the configured age or size; how many. Any replica may call it, now and then."""
+        retention = self._options.retention
+        older_than_us = self.now_us() - retention.journal_ms * 1000
+        try:
+            return await upkeep.trim_journal(
+                self.read, self._prefix, older_than_us=older_than_us, max_bytes=retention.journal_max_bytes
+            )
+        except StoreError:
+            return 0
+
     async def reset(self, account: str, note: str) -> Code:
         """Begin a calendar or lifetime account (`AccountBalance.name`) anew: RESET, NOT_FOUND or UNAVAILABLE.
 
@@ -250,24 +279,30 @@ class RedisLedger:
             return Code.UNAVAILABLE
         return Code(reply[0].decode())
 
+    async def restore(self, request: HoldRequest) -> HoldReply:
+        """Hold what was admitted already (`outage.admitted`), whatever the caps say, in today's windows."""
+        return await self._shielded(self._hold(request, restored=True))
+
     # --- hold and resolve ---------------------------------------------------------------------------------------
 
-    async def _hold(self, request: HoldRequest) -> HoldReply:
+    async def _hold(self, request: HoldRequest, *, restored: bool = False) -> HoldReply:
         try:
-            reply = await self._run_hold(request)
+            reply = await self._run_hold(request, restored=restored)
         except StoreError:
             self._forget_unknown(request)
             return HoldReply(Code.UNAVAILABLE)
         decoded = codec.decode_hold(request, reply)
-        if decoded.code is Code.EXISTS_WITH_DIFFERENT_AMOUNT:
+        if decoded.code is Code.EXISTS_WITH_DIFFERENT_AMOUNT and not restored:
             self.counters.different_amount += 1
+        if decoded.code is Code.HELD and self._ring is not None and not restored:
+            self._ring.append_hold(request, decoded.plan_index, decoded.output_limit)
         return decoded
 
-    async def _run_hold(self, request: HoldRequest) -> list[bytes]:
+    async def _run_hold(self, request: HoldRequest, *, restored: bool) -> list[bytes]:
         """Ask, and ask again with the time Redis names where a window has ended since it was last heard."""
         now_us = self.now_us()
         for _ in range(_WINDOW_ATTEMPTS):
-            reply = await self._run("hold", self._encoder.encode(request, now_us))
+            reply = await self._run("hold", self._encoder.encode(request, now_us, restored=restored))
             if reply[0] != codec.WINDOW_STALE.encode():
                 return reply
             now_us = codec.stamp(reply).redis_us
@@ -288,6 +323,8 @@ class RedisLedger:
             return ResolveReply(Code.UNAVAILABLE)
         self._retries.pop(resolution.hold_id, None)
         decoded = codec.decode_resolve(reply)
+        if decoded.code in _ENDED and self._ring is not None and not self._reconciling:
+            self._ring.append_resolution(resolution)
         if decoded.code is Code.TOMBSTONED and resolution.basis is not Basis.RELEASED:
             self.counters.tombstoned += 1
         return decoded
@@ -366,14 +403,46 @@ class RedisLedger:
             return None
 
     def _heard(self, stamp: Stamp) -> None:
-        known = self._stamp
-        if known is not None and known.epoch and stamp.epoch:
+        """Keep the stamp, and notice a Redis that has come back empty or older, or is another one."""
+        known, self._stamp = self._stamp, stamp
+        self._stamped_at_ns = time.monotonic_ns()
+        if known is not None and known.epoch:
             if stamp.epoch != known.epoch:
                 self.counters.epochs_changed += 1
+                self._lost(f"Redis came back empty (epoch {known.epoch} became {stamp.epoch})")
             elif stamp.seq < known.seq:
                 self.counters.sequence_lost += 1
-        self._stamp = stamp
-        self._stamped_at_ns = time.monotonic_ns()
+                self._lost(f"Redis came back older: {known.seq - stamp.seq} steps or more are gone")
+        if self._channel.sessions != self._sessions:
+            self._sessions = self._channel.sessions
+            self._spawn(self._identify())
+
+    async def _identify(self) -> None:
+        """After a reconnection: another server may lack what the last one acknowledged, whatever its sequence says."""
+        try:
+            run_id = await upkeep.run_id(self.read)
+        except StoreError:
+            return
+        known, self._run_id = self._run_id, run_id
+        if known not in ("", run_id):
+            self.counters.servers_changed += 1
+            self._lost("another Redis process answers")
+
+    def _lost(self, what: str) -> None:
+        """Data may be lost: bring back what this worker had acknowledged lately. Harmless where nothing is lost."""
+        _log.warning("ledger: %s", what)
+        if self._ring is not None and not self._reconciling:
+            self._reconciling = True
+            self._spawn(self._reconcile(self._ring))
+
+    async def _reconcile(self, ring: EventLog) -> None:
+        since_us = self.now_us() - self._options.retention.reconcile_ms * 1000
+        try:
+            replayed = await replay(ring, self, since_us=since_us)
+        finally:
+            self._reconciling = False
+        self.counters.reconciled += replayed.restored + replayed.settled
+        _log.warning("ledger: brought back %d holds and %d settles", replayed.restored, replayed.settled)
 
     def _failed(self) -> None:
         self.counters.unavailable += 1

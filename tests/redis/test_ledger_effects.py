@@ -101,7 +101,7 @@ AtDesk = Callable[[Callable[[Desk], Awaitable[None]]], None]
 
 
 def test_each_threshold_is_told_once_per_window(at_desk: AtDesk) -> None:
-    """The charge that passes a threshold tells it, with that moment's figures, and only a new window tells it again (T57)."""
+    """The charge that passes a threshold tells it, with its figures, and only a new window tells it again (T57)."""
 
     async def story(desk: Desk) -> None:
         spec = account(cap=1_000)

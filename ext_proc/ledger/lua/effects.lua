@@ -80,20 +80,34 @@ local function consume(a, series, amount)
       member = pair[1] .. SEPARATOR .. OTHER
     end
     write('ZINCRBY', key, text(amount), member)
+    a.consumed = a.consumed or {}
+    a.consumed[member] = (a.consumed[member] or 0) + amount
   end
   write('PEXPIREAT', key, milliseconds(a.expires))
 end
 
--- The largest consumer by the first of these tags that has one: {tag, value, amount}, or nil.
+-- The largest consumer by the first of these tags that has one, this script's own charges included: {tag, value,
+-- amount}, or nil.
 local function top_consumer(a, tags)
   local ranked = redis.call('ZREVRANGE', top_key(a), 0, -1, 'WITHSCORES')
+  local amounts = {}
+  for i = 1, #ranked, 2 do
+    amounts[ranked[i]] = tonumber(ranked[i + 1])
+  end
+  for member, amount in pairs(a.consumed or {}) do
+    amounts[member] = (amounts[member] or 0) + amount
+  end
   for _, tag in ipairs(tags) do
     local start = tag .. SEPARATOR
-    for i = 1, #ranked, 2 do
-      local member = ranked[i]
+    local best
+    for member, amount in pairs(amounts) do
       if string.sub(member, 1, #start) == start and member ~= start .. OTHER then
-        return { tag, string.sub(member, #start + 1), text(tonumber(ranked[i + 1])) }
+        local larger = not best or amount > amounts[best] or (amount == amounts[best] and member > best)
+        best = larger and member or best
       end
+    end
+    if best then
+      return { tag, string.sub(best, #start + 1), text(amounts[best]) }
     end
   end
   return nil

@@ -242,6 +242,9 @@ local function repeated()
     return { 'exists', unpack(record[7]) }
   end
   local packed = redis.call('GET', REFUSED)
+  if ask.restored then
+    return nil -- it was admitted while Redis was away, or in a life that Redis has forgotten
+  end
   local refused = packed and cmsgpack.unpack(packed)
   if refused and refused[1] > now then
     if refused[2] ~= ask.fingerprint then
