@@ -59,6 +59,7 @@ def test_covering_never_claims_more_than_clauses_show() -> None:
     assert not covers((search,), ())
     assert not covers((search,), (ads,))
     assert not covers((Clause("metadata.x", frozenset(("ads",)), negated=True),), (search,))
+    assert not covers((Clause("metadata.x", frozenset(("ads",)), negated=True),), (ads,))
 
 
 def test_a_rule_that_no_sample_matches_is_named() -> None:

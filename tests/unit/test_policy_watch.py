@@ -140,6 +140,34 @@ def test_a_configmap_is_swapped_as_a_whole(tmp_path: Path) -> None:
     assert (watcher.snapshot.settings.default_output_tokens, watcher.snapshot.settings.metadata_header) == (2, "x-2")
 
 
+def test_a_swap_while_a_set_is_read_does_not_mix_generations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The symlink is followed once per reading: what is read after a swap still comes from before it."""
+    for number in (1, 2):
+        generation = tmp_path / f"..{number}"
+        generation.mkdir()
+        write(generation / "a.yaml", GOOD.format(number))
+        write(generation / "b.yaml", f"name: t\ntype: gateway-tagging-config\nheader: x-{number}\n")
+    (tmp_path / "..data").symlink_to("..1")
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    read_bytes = Path.read_bytes
+
+    def read_and_swap(path: Path) -> bytes:
+        content = read_bytes(path)
+        (tmp_path / "..data_tmp").symlink_to("..2")
+        (tmp_path / "..data_tmp").rename(tmp_path / "..data")
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_and_swap)
+
+    watcher = Watcher(tmp_path)
+
+    assert (watcher.snapshot.settings.default_output_tokens, watcher.snapshot.settings.metadata_header) == (1, "x-1")
+    monkeypatch.undo()
+    assert watcher.poll()
+    assert (watcher.snapshot.settings.default_output_tokens, watcher.snapshot.settings.metadata_header) == (2, "x-2")
+
+
 def test_a_file_that_keeps_its_time_and_size_is_read_on_demand(directory: Path) -> None:
     """SIGHUP looks at the content, for file systems and tools that hide an edit."""
     watcher = Watcher(directory)
