@@ -17,7 +17,7 @@ from ext_proc.dialects.base import BaseDialect
 from ext_proc.dialects.content import PromptSize
 from ext_proc.dialects.errors import DialectError
 from ext_proc.dialects.interface import RequestFacts
-from ext_proc.dialects.tally import NEVER, ResponseShape, key_pattern, text_pattern
+from ext_proc.dialects.tally import NEVER, Needle, ResponseShape, object_at, text_keys
 from ext_proc.dialects.usage_paths import UsageTable, paths
 from ext_proc.pricing.usage import Usage
 from ext_proc.refusal import Refusal
@@ -71,9 +71,9 @@ SHAPE = ResponseShape(
     table=USAGE_TABLE,
     usage_from_counts=usage_from_counts,
     output_count="output",
-    text=text_pattern("text", "thinking", "partial_json"),
-    terminal=re.compile(rb'"type"\s*:\s*"message_stop"'),
-    watched=key_pattern("usage"),
+    text=text_keys("text", "thinking", "partial_json"),
+    terminal=Needle(b"message_stop", re.compile(rb'"type"\s*:\s*"message_stop"')),
+    watched=object_at("usage"),
 )
 
 
@@ -110,7 +110,7 @@ class AnthropicCountTokens(AnthropicMessages):
         table=UsageTable(root="input_tokens", counts=paths({"counted": "input_tokens"}, below="")),
         usage_from_counts=lambda _: Usage(requests=1),
         output_count="counted",
-        text=NEVER,
+        text=(),
         terminal=NEVER,
         watched=NEVER,
     )

@@ -15,7 +15,7 @@ from ext_proc.dialects.anthropic_messages import usage_from_counts
 from ext_proc.dialects.base import BaseDialect
 from ext_proc.dialects.content import PromptSize
 from ext_proc.dialects.interface import RequestFacts
-from ext_proc.dialects.tally import ResponseShape, key_pattern, text_pattern
+from ext_proc.dialects.tally import Needle, ResponseShape, object_at, text_keys
 from ext_proc.dialects.usage_paths import UsageTable, paths
 from ext_proc.refusal import Refusal
 
@@ -40,9 +40,9 @@ SHAPE = ResponseShape(
     table=USAGE_TABLE,
     usage_from_counts=usage_from_counts,
     output_count="output",
-    text=text_pattern("text", "input"),
-    terminal=re.compile(rb":event-type\x07\x00\x08metadata"),
-    watched=key_pattern("usage"),
+    text=text_keys("text", "input"),
+    terminal=Needle(b"metadata", re.compile(rb":event-type\x07\x00\x08metadata")),
+    watched=object_at("usage"),
 )
 
 MODEL_IN_PATH = re.compile(r"/model/(?P<model>[^?]+)/(?:converse|invoke|count-tokens)")

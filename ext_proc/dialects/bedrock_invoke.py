@@ -14,7 +14,7 @@ from ext_proc.dialects import anthropic_messages, error_body, jsonbody
 from ext_proc.dialects.base import BaseDialect
 from ext_proc.dialects.bedrock_converse import MODEL_IN_PATH
 from ext_proc.dialects.interface import RequestFacts
-from ext_proc.dialects.tally import ResponseShape, text_pattern
+from ext_proc.dialects.tally import Needle, ResponseShape, text_keys
 from ext_proc.dialects.usage_paths import UsageTable, dig, paths
 from ext_proc.refusal import Refusal
 
@@ -52,9 +52,11 @@ SHAPE = ResponseShape(
     table=USAGE_TABLE,
     usage_from_counts=anthropic_messages.usage_from_counts,
     output_count="output",
-    text=text_pattern("text", "thinking", "partial_json", "generation", "outputText", "content", "reasoning_content"),
-    terminal=re.compile(rb'"amazon-bedrock-invocationMetrics"\s*:|"type"\s*:\s*"message_stop"'),
-    watched=re.compile(rb'"(?:usage|amazon-bedrock-invocationMetrics)"\s*:\s*\{|"prompt_token_count"\s*:\s*\d'),
+    text=text_keys("text", "thinking", "partial_json", "generation", "outputText", "content", "reasoning_content"),
+    terminal=Needle(b'"', re.compile(rb'"amazon-bedrock-invocationMetrics"\s*:|"type"\s*:\s*"message_stop"')),
+    watched=Needle(
+        b'"', re.compile(rb'"(?:usage|amazon-bedrock-invocationMetrics)"\s*:\s*\{|"prompt_token_count"\s*:\s*\d')
+    ),
 )
 
 _LIMITS = (

@@ -9,7 +9,7 @@ from ext_proc.dialects import error_body, jsonbody
 from ext_proc.dialects.base import BaseDialect
 from ext_proc.dialects.content import PromptSize
 from ext_proc.dialects.interface import RequestFacts
-from ext_proc.dialects.tally import ResponseShape, key_pattern, text_pattern
+from ext_proc.dialects.tally import Needle, ResponseShape, object_at, text_keys
 from ext_proc.dialects.usage_paths import UsageTable, paths
 from ext_proc.pricing.usage import Usage
 from ext_proc.refusal import Refusal
@@ -43,9 +43,9 @@ SHAPE = ResponseShape(
     table=USAGE_TABLE,
     usage_from_counts=usage_from_counts,
     output_count="output",
-    text=text_pattern("text", "thinking", "arguments", "tool_plan"),
-    terminal=re.compile(rb'"type"\s*:\s*"message-end"'),
-    watched=key_pattern("usage"),
+    text=text_keys("text", "thinking", "arguments", "tool_plan"),
+    terminal=Needle(b"message-end", re.compile(rb'"type"\s*:\s*"message-end"')),
+    watched=object_at("usage"),
 )
 
 

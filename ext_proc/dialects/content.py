@@ -27,18 +27,15 @@ class PromptSize:
 
     def add_content(self, content: object) -> None:
         """Message content: a string, or parts of text and media in any nesting; anything else counts in full."""
-        match content:
-            case None:
-                return
-            case str():
-                self.text_bytes += utf8_bytes(content)
-            case list():
-                for part in content:
-                    self.add_content(part)
-            case dict():
-                self._add_part(content)
-            case _:
-                self.text_bytes += len(str(content))
+        if isinstance(content, str):
+            self.text_bytes += utf8_bytes(content)
+        elif isinstance(content, list):
+            for part in content:
+                self.add_content(part)
+        elif isinstance(content, dict):
+            self._add_part(content)
+        elif content is not None:
+            self.text_bytes += len(str(content))
 
     def add_schema(self, value: object) -> None:
         """Tool definitions, response formats: what the provider renders into the prompt. Their JSON text bounds it."""

@@ -78,9 +78,9 @@ class EventStreamMeter:
         if _WRAPPED.match(payload):
             payload = _unwrapped(payload)
         tally.output_bytes += tally.count_text(payload)
-        if shape.terminal.search(headers) or shape.terminal.search(payload):
+        if shape.terminal.is_in(headers) or shape.terminal.is_in(payload):
             tally.finished = True
-        if shape.watched.search(payload) and (document := decoded(payload)) is not None:
+        if shape.watched.is_in(payload) and (document := decoded(payload)) is not None:
             tally.take(document)
 
 

@@ -16,7 +16,7 @@ from ext_proc.dialects.base import BaseDialect
 from ext_proc.dialects.content import PromptSize
 from ext_proc.dialects.errors import DialectError
 from ext_proc.dialects.interface import RequestFacts
-from ext_proc.dialects.tally import NEVER, ResponseShape, key_pattern, text_pattern
+from ext_proc.dialects.tally import NEVER, Needle, ResponseShape, object_at, text_keys
 from ext_proc.dialects.usage_paths import UsageTable, dig, paths
 from ext_proc.pricing.usage import Usage
 from ext_proc.refusal import Refusal
@@ -110,9 +110,9 @@ SHAPE = ResponseShape(
     table=USAGE_TABLE,
     usage_from_counts=usage_from_counts,
     output_count="total",
-    text=text_pattern("text"),
-    terminal=re.compile(rb'"finishReason"\s*:\s*"'),
-    watched=key_pattern("usageMetadata"),
+    text=text_keys("text"),
+    terminal=Needle(b'"finishReason"', re.compile(rb'"finishReason"\s*:\s*"')),
+    watched=object_at("usageMetadata"),
     more_counts=_searches,
 )
 
@@ -181,7 +181,7 @@ class GeminiCountTokens(Gemini):
         table=UsageTable(root="totalTokens", counts=paths({"counted": "totalTokens"}, below="")),
         usage_from_counts=lambda _: Usage(requests=1),
         output_count="counted",
-        text=NEVER,
+        text=(),
         terminal=NEVER,
         watched=NEVER,
     )

@@ -59,9 +59,9 @@ class SseMeter:
         """Take a block of whole events; the same object unless an event was taken out of it."""
         tally = self._tally
         tally.output_bytes += tally.count_text(block)
-        if self._shape.terminal.search(block):
+        if self._shape.terminal.is_in(block):
             tally.finished = True
-        if not self._model_events and not self._shape.watched.search(block):
+        if not self._model_events and not self._shape.watched.is_in(block):
             return block
         kept: list[bytes] | None = None
         whole = list(events(block))
@@ -75,7 +75,7 @@ class SseMeter:
 
     def _read_event(self, event: bytes) -> bool:
         """Take one event; whether it holds nothing but usage."""
-        watched = self._shape.watched.search(event)
+        watched = self._shape.watched.is_in(event)
         if not watched and not self._model_events:
             return False
         document = decoded(fields(event)[1])
@@ -84,7 +84,7 @@ class SseMeter:
         self._tally.take(document)
         if self._model_events:
             self._model_events = 0 if self._tally.served_model else self._model_events - 1
-        return bool(watched) and self._shape.usage_only(document)
+        return watched and self._shape.usage_only(document)
 
     def _read_oversized(self, event: BoundedBuffer) -> None:
         if event.is_whole:

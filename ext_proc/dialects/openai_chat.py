@@ -19,7 +19,7 @@ from ext_proc.dialects.content import PromptSize, count_server_tools
 from ext_proc.dialects.errors import DialectError
 from ext_proc.dialects.interface import RequestFacts
 from ext_proc.dialects.openai_usage import usage_from_counts
-from ext_proc.dialects.tally import ResponseShape, key_pattern, text_pattern
+from ext_proc.dialects.tally import Needle, ResponseShape, object_at, text_keys
 from ext_proc.dialects.usage_paths import UsageTable, paths
 
 _USAGE = {
@@ -63,17 +63,17 @@ def usage_only(document: Mapping[str, object]) -> bool:
     return bool(document.get("usage")) and not document.get("choices")
 
 
-DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]")
+DONE = Needle(b"[DONE]", re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]"))
 
 SHAPE = ResponseShape(
     table=USAGE_TABLE,
     usage_from_counts=usage_from_counts,
     output_count="completion",
-    text=text_pattern(
+    text=text_keys(
         "content", "reasoning_content", "reasoning", "refusal", "arguments", "text", "thinking", "transcript"
     ),
     terminal=DONE,
-    watched=key_pattern("usage"),
+    watched=object_at("usage"),
     usage_only=usage_only,
 )
 
@@ -145,10 +145,13 @@ def _prompt_size(document: Mapping[str, object], messages: list[object]) -> Prom
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
             raise DialectError(f"messages[{index}]", f"is {jsonbody.kind(message)}; each message must be an object")
-        size.add_content([value for key, value in message.items() if key not in {"audio", "tool_calls"}])
-        if message.get("audio") is not None:
-            size.external_inputs += 1
-        size.add_schema(message.get("tool_calls"))
+        for key, value in message.items():
+            if key == "tool_calls":
+                size.add_schema(value)
+            elif key == "audio":
+                size.external_inputs += value is not None
+            else:
+                size.add_content(value)
     for field in ("tools", "functions", "response_format", "prediction"):
         size.add_schema(document.get(field))
     return size

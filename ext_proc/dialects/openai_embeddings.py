@@ -7,7 +7,7 @@ from ext_proc.dialects.base import BaseDialect
 from ext_proc.dialects.content import read_text_input
 from ext_proc.dialects.interface import RequestFacts
 from ext_proc.dialects.openai_usage import usage_from_counts
-from ext_proc.dialects.tally import NEVER, ResponseShape, key_pattern
+from ext_proc.dialects.tally import NEVER, ResponseShape, object_at
 from ext_proc.dialects.usage_paths import UsageTable, paths
 
 USAGE_TABLE = UsageTable(root="usage", counts=paths({"prompt": "prompt_tokens"}, below="usage"))
@@ -16,9 +16,9 @@ SHAPE = ResponseShape(
     table=USAGE_TABLE,
     usage_from_counts=usage_from_counts,
     output_count=None,
-    text=NEVER,
+    text=(),
     terminal=NEVER,
-    watched=key_pattern("usage"),
+    watched=object_at("usage"),
 )
 
 

@@ -18,7 +18,7 @@ from ext_proc.dialects.errors import DialectError
 from ext_proc.dialects.interface import RequestFacts
 from ext_proc.dialects.openai_chat import LOCAL_TOOLS, OVERHEAD_PER_MESSAGE, OVERHEAD_PER_REQUEST, OVERHEAD_PER_TOOL
 from ext_proc.dialects.openai_usage import usage_from_counts
-from ext_proc.dialects.tally import ResponseShape, key_pattern, text_pattern
+from ext_proc.dialects.tally import Needle, ResponseShape, object_at, text_keys
 from ext_proc.dialects.usage_paths import UsageTable, dig, paths
 
 _USAGE = {
@@ -54,10 +54,10 @@ SHAPE = ResponseShape(
     table=USAGE_TABLE,
     usage_from_counts=usage_from_counts,
     output_count="completion",
-    text=text_pattern("delta"),
-    body_text=text_pattern("text", "arguments", "refusal", "input"),
-    terminal=re.compile(rb'"type"\s*:\s*"response\.(?:completed|incomplete|failed)"'),
-    watched=key_pattern("usage"),
+    text=text_keys("delta"),
+    body_text=text_keys("text", "arguments", "refusal", "input"),
+    terminal=Needle(b'"response.', re.compile(rb'"type"\s*:\s*"response\.(?:completed|incomplete|failed)"')),
+    watched=object_at("usage"),
     more_counts=_searches,
 )
 

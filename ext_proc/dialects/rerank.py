@@ -38,7 +38,7 @@ class Rerank(BaseDialect):
         table=USAGE_TABLE,
         usage_from_counts=usage_from_counts,
         output_count=None,
-        text=NEVER,
+        text=(),
         terminal=NEVER,
         watched=NEVER,
     )

@@ -108,6 +108,8 @@ def events(block: bytes) -> Iterator[bytes]:
 
 def fields(event: bytes) -> tuple[bytes, bytes]:
     """(event name, data) of one event; both empty when it has none (comments, stray empty lines)."""
+    if event.startswith(b"data: ") and b"\r" not in event and event.find(b"\n") >= len(event) - 2:
+        return b"", event[6:].rstrip(b"\n")  # one line of data: almost every event of almost every provider
     name = b""
     data: list[bytes] = []
     for line in _LINE_END.split(event.removeprefix(b"\xef\xbb\xbf")):

@@ -26,19 +26,35 @@ _HIGH_SURROGATE = rb"\\u[dD][89abAB][0-9a-fA-F]{2}"
 _CUT_ESCAPE = re.compile(rb"(?:" + _HIGH_SURROGATE + rb")?(?:\\(?:u[0-9a-fA-F]{0,3})?)?\Z")
 
 
-def text_pattern(*keys: str) -> re.Pattern[bytes]:
-    """The string values of these keys in raw JSON, escapes left as they are; one cut off by the end counts too."""
-    names = "|".join(re.escape(key) for key in keys).encode()
-    return re.compile(rb'"(?:' + names + rb')"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)(?:"|\\?\Z)')
+def text_keys(*keys: str) -> tuple[bytes, ...]:
+    """Keys whose string values are generated text, as they stand in raw JSON."""
+    return tuple(f'"{key}"'.encode() for key in keys)
 
 
-NEVER = re.compile(rb"(?!)")
-"""Matches nothing: for responses without text, or without an end of their own."""
+_TEXT_VALUE = re.compile(rb'\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)(?:"|\\?\Z)')
+"""What follows a text key: a string, escapes left as they are; one cut off by the end counts too."""
 
 
-def key_pattern(key: str) -> re.Pattern[bytes]:
+@dataclass(frozen=True, slots=True)
+class Needle:
+    """A pattern that is looked for only where a literal part of it is: most blocks end with that."""
+
+    literal: bytes
+    pattern: re.Pattern[bytes]
+
+    def is_in(self, block: bytes) -> bool:
+        """Whether the pattern is in the block."""
+        return self.literal in block and self.pattern.search(block) is not None
+
+
+NEVER = Needle(b"\0", re.compile(rb"(?!)"))
+"""Matches nothing: for responses without an end of their own."""
+
+
+def object_at(key: str) -> Needle:
     """An object at this key in raw JSON."""
-    return re.compile(rb'"' + re.escape(key.encode()) + rb'"\s*:\s*\{')
+    quoted = f'"{key}"'.encode()
+    return Needle(quoted, re.compile(re.escape(quoted) + rb"\s*:\s*\{"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +64,11 @@ class ResponseShape:
     table: UsageTable
     usage_from_counts: Callable[[Mapping[str, int]], Usage]
     output_count: str | None  # the count without which the output is not known; None: there is no output
-    text: re.Pattern[bytes]  # generated text in raw JSON
-    terminal: re.Pattern[bytes]  # the dialect's own end of stream, in raw bytes
-    watched: re.Pattern[bytes]  # a block without it cannot hold usage
+    text: tuple[bytes, ...]  # `text_keys` of generated text
+    terminal: Needle  # the dialect's own end of stream, in raw bytes
+    watched: Needle  # a block without it cannot hold usage
     usage_only: Callable[[Mapping[str, object]], bool] = lambda _: False  # an event that holds nothing but usage
-    body_text: re.Pattern[bytes] | None = None  # `text` for a plain body, where it differs from a stream's
+    body_text: tuple[bytes, ...] | None = None  # `text` for a plain body, where it differs from a stream's
     more_counts: Callable[[Mapping[str, object]], Mapping[str, int]] = lambda _: {}  # what no path can say
 
 
@@ -77,10 +93,14 @@ class Tally:
     def take(self, document: Mapping[str, object]) -> None:
         """Overwrite with what this document reports."""
         table = self._shape.table
-        for entry in table.counts:
-            count = as_count(dig(document, entry.path))
-            if count is not None:
-                self._counts[entry.count] = count
+        for prefix, entries in table.by_place:
+            place = dig(document, prefix)
+            if not isinstance(place, dict):
+                continue
+            for name, path in entries:
+                value = place.get(path[0])
+                if value is not None and (count := as_count(dig(value, path[1:]))) is not None:
+                    self._counts[name] = count
         self._counts.update(self._shape.more_counts(document))
         self.served_model = _text_at(document, table.served_model) or self.served_model
         self.service_tier = _text_at(document, table.service_tier) or self.service_tier
@@ -92,7 +112,7 @@ class Tally:
         if model and self.served_model is None:
             self.served_model = model.group(1).decode("utf-8", "replace")
         for end in (buffer.tail(), buffer.head()):
-            usage = _last_object(shape.watched, end)
+            usage = _last_object(shape.watched.pattern, end)
             if usage is not None:
                 for prefix in shape.table.prefixes():
                     self.take(_nest(prefix, usage))
@@ -101,8 +121,15 @@ class Tally:
     def count_text(self, block: bytes, *, body: bool = False) -> int:
         """The bytes of generated text in raw JSON; `body` says that it is a plain answer, not a stream."""
         shape, total = self._shape, 0
-        for text in ((shape.body_text or shape.text) if body else shape.text).findall(block):
-            total += len(text) if b"\\" not in text else _unescaped_bytes(text)
+        for key in (shape.body_text or shape.text) if body else shape.text:
+            at = block.find(key)
+            while at >= 0:
+                after = at + len(key)
+                if match := _TEXT_VALUE.match(block, after):
+                    text = match[1]
+                    total += len(text) if b"\\" not in text else _unescaped_bytes(text)
+                    after = match.end()
+                at = block.find(key, after)
         return total
 
     def reading(self, *, more_output_bytes: int = 0) -> Reading:

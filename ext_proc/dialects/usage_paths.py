@@ -8,7 +8,7 @@ of ours; the dialect's `usage_from_counts` turns the counts into the disjoint no
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 COUNT_MAX = 1 << 40
 """A count beyond this is a broken provider, not usage: it is treated as absent."""
@@ -42,12 +42,19 @@ class UsageTable:
     served_model: tuple[tuple[str, ...], ...] = (("model",),)
     service_tier: tuple[tuple[str, ...], ...] = ()
 
+    by_place: tuple[tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]], ...] = field(init=False)
+    """The same counts by the place of the object that holds them, the root key included: (place, (count, rest) …)."""
+
+    def __post_init__(self) -> None:
+        places: dict[tuple[str, ...], list[tuple[str, tuple[str, ...]]]] = {}
+        for entry in self.counts:
+            cut = entry.path.index(self.root) + 1 if self.root in entry.path[:-1] else len(entry.path) - 1
+            places.setdefault(entry.path[:cut], []).append((entry.count, entry.path[cut:]))
+        object.__setattr__(self, "by_place", tuple((place, tuple(entries)) for place, entries in places.items()))
+
     def prefixes(self) -> tuple[tuple[str, ...], ...]:
         """The distinct places where the usage object may stand, the root key included."""
-        found = dict.fromkeys(
-            entry.path[: entry.path.index(self.root) + 1] for entry in self.counts if self.root in entry.path
-        )
-        return tuple(found)
+        return tuple(place for place, _ in self.by_place if place and place[-1] == self.root)
 
 
 def paths(count_paths: Mapping[str, str], *, below: str) -> tuple[CountPath, ...]:
