@@ -9,7 +9,8 @@ from ext_proc.dialects.interface import Dialect, Rewrite
 from ext_proc.exchange.effects import Forward, Refuse
 from ext_proc.exchange.events import RequestHead
 from ext_proc.exchange.ledger_refusals import Asked
-from ext_proc.exchange.proposal import Candidate, Proposal
+from ext_proc.exchange.planning import Candidate
+from ext_proc.exchange.proposal import Proposal
 from ext_proc.exchange.terms import upstream_path
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.ledger.interface import AccountState, HoldReply, Measure, WindowKind
@@ -60,7 +61,8 @@ def forward(proposal: Proposal, reply: HoldReply, head: RequestHead, settings: S
     clamped = reply.output_limit < candidate.bounds.output_max
     inject = clamped or candidate.sets_limit
     asks_usage = facts.stream and not facts.wants_usage
-    verdict = "clamp" if clamped else "pass"
+    downgraded = candidate.target != proposal.candidates[0].target
+    verdict = "downgrade" if downgraded else "clamp" if clamped else "pass"
     ticket = Ticket(
         hold_id=proposal.hold.hold_id,
         dialect=proposal.dialect.name,
@@ -88,6 +90,7 @@ def forward(proposal: Proposal, reply: HoldReply, head: RequestHead, settings: S
         body=proposal.dialect.rewrite(facts, rewrite),
         remove_headers=headers_to_remove(head, settings.metadata_header),
         answer=_answer(candidate, reply, ticket, request_id)
+        | ({"verdict": f"downgrade; rule={_constrained_by(proposal, reply)}"} if downgraded else {})
         | ({"output_limit": str(granted_limit)} if inject else {})
         | _ignored(ignored_headers(head, settings.metadata_header)),
     )
@@ -149,6 +152,16 @@ def _answer(candidate: Candidate, reply: HoldReply, ticket: Ticket, request_id: 
         **_remaining(reply.states, Measure.REQUESTS, "requests", reply),
         **_remaining(reply.states, Measure.TOKENS, "tokens", reply),
     }
+
+
+def _constrained_by(proposal: Proposal, reply: HoldReply) -> str:
+    """The rule that sent the request to a cheaper target: the first past its threshold, else the first that may."""
+    spent = {state.account: state.spent for state in reply.states}
+    rules = proposal.candidates[0].constraining
+    for rule in rules:
+        if rule.constrained and spent.get(rule.account, 0) >= rule.constrained.spent_below(rule.account.cap):
+            return rule.account.expanded_id
+    return rules[0].account.expanded_id
 
 
 def _ignored(names: tuple[str, ...]) -> dict[str, str]:

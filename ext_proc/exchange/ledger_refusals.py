@@ -135,6 +135,9 @@ def _message(state: AccountState, asked: Asked) -> str:
         )
     if state.refused is RefusedBecause.LATCHED:
         return f"{subject} has exhausted its {budget} and stays shut until it is resumed by hand."
+    if state.refused is RefusedBecause.CONSTRAINED:
+        spent = _amount(account, state.spent)
+        return f"{subject} has spent {spent} of its {budget} and is constrained: premium models are not served to it."
     if state.refused is RefusedBecause.CONTENDED:
         left = _amount(account, max(0, account.cap - state.spent))
         return f"{subject} has {left} left of its {budget}, but requests in flight hold too much of it."

@@ -11,6 +11,7 @@ from ext_proc.policy.snapshot import ProviderAccount, Snapshot
 from ext_proc.pricing.book import PriceBook
 from ext_proc.pricing.private import private_price
 from ext_proc.pricing.schedule import Dated, Schedule
+from ext_proc.routing.downgrades import Downgrades
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Terms:
     snapshot: Snapshot
     prices: PriceBook
     accounts: Mapping[str, ProviderAccount]
+    downgrades: Downgrades
     lease_ms: int
 
     @classmethod
@@ -33,7 +35,8 @@ class Terms:
             name: replace(account, endpoint=moved.get(name, account.endpoint))
             for name, account in snapshot.accounts.items()
         }
-        return cls(snapshot, PriceBook(_private_prices(accounts)), accounts, lease_ms)
+        prices = PriceBook(_private_prices(accounts))
+        return cls(snapshot, prices, accounts, Downgrades.of(snapshot), lease_ms)
 
 
 def upstream_path(account: ProviderAccount, path: str) -> str:

@@ -1,0 +1,132 @@
+"""Plans: the ways a request may be served, in the order they are asked for, and what each asks of the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ext_proc.dialects.interface import RequestFacts
+from ext_proc.exchange.bounds import TokenBounds, bound
+from ext_proc.exchange.targets import Target
+from ext_proc.exchange.terms import Terms
+from ext_proc.ledger.interface import AccountSpec, Measure, Plan, Posting, WindowKind
+from ext_proc.policy.snapshot import ConstrainAction, MatchedRule, MatchFacts, OnInsufficient
+from ext_proc.pricing.price import Price
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to serve the request: the plan at the same index of the hold asks for it.
+
+    `constraining` are the rules that send requests on to a later plan once they are constrained. `throttled`: this plan
+    is the one of callers that a constrained rule slows down.
+    """
+
+    target: Target
+    rules: tuple[MatchedRule, ...]
+    bounds: TokenBounds
+    sets_limit: bool  # the bound is written into the request, which names none of its own
+    constraining: tuple[MatchedRule, ...] = ()
+    throttled: tuple[MatchedRule, ...] = ()
+
+
+def candidates(
+    target: Target, cheaper: Target | None, facts: RequestFacts, match: MatchFacts, terms: Terms
+) -> tuple[Candidate, ...]:
+    """The ways to serve a request, first choice first. `cheaper` is what the target gives way to.
+
+    Raises UnboundedError where strict admission cannot bound one of them.
+    """
+    first = _candidate(target, facts, match, terms)
+    acting = [rule for rule in first.rules if rule.deciding and rule.constrained is not None]
+    by_action = {
+        action: tuple(rule for rule in acting if rule.constrained and rule.constrained.action is action)
+        for action in ConstrainAction
+    }
+    downgrading = by_action[ConstrainAction.DOWNGRADE] if cheaper is not None else ()
+    premium = by_action[ConstrainAction.REFUSE_PREMIUM] if cheaper is not None else ()
+    throttling = by_action[ConstrainAction.THROTTLE]
+    found = [replace(first, constraining=(*downgrading, *premium, *throttling))]
+    if throttling:
+        found.append(replace(first, constraining=(*downgrading, *premium), throttled=throttling))
+    if downgrading and cheaper is not None:
+        found.append(_candidate(cheaper, facts, replace(match, target=cheaper.name), terms))
+    return tuple(found)
+
+
+def plan(candidate: Candidate) -> Plan:
+    """What a candidate asks of the ledger."""
+    bounds, price = candidate.bounds, candidate.target.price
+
+    def posting(account: AccountSpec, *, deciding: bool, spent_below: int | None = None) -> Posting:
+        fixed = _fixed(account.measure, bounds, price)
+        return Posting(account, deciding, fixed, _per_output_milli(account.measure, price), spent_below)
+
+    postings = [
+        posting(
+            rule.account,
+            deciding=rule.deciding,
+            spent_below=_spent_below(rule) if rule in candidate.constraining else None,
+        )
+        for rule in candidate.rules
+    ]
+    postings += [
+        posting(rule.constrained.throttle, deciding=True)
+        for rule in candidate.throttled
+        if rule.constrained is not None and rule.constrained.throttle is not None
+    ]
+    return Plan(candidate.target.name, tuple(postings), bounds.output_min, bounds.output_max)
+
+
+def _spent_below(rule: MatchedRule) -> int | None:
+    return None if rule.constrained is None else rule.constrained.spent_below(rule.account.cap)
+
+
+def _candidate(target: Target, facts: RequestFacts, match: MatchFacts, terms: Terms) -> Candidate:
+    rules = terms.snapshot.match(match)
+    deciding = [rule for rule in rules if rule.deciding]
+    strict = any(rule.strict for rule in deciding)
+    output_cap = terms.snapshot.output_cap(match)
+    bounds = bound(
+        facts,
+        strict=strict,
+        default_output_tokens=terms.snapshot.settings.default_output_tokens if output_cap is None else output_cap,
+        min_output_tokens=_min_output_tokens(deciding),
+        context_window=terms.prices.context_window(target.account.provider, target.model),
+    )
+    # What must not be exceeded is written into a request that names no limit of its own.
+    return Candidate(
+        target, rules, bounds, sets_limit=facts.output_limit is None and (strict or output_cap is not None)
+    )
+
+
+def _min_output_tokens(deciding: list[MatchedRule]) -> int | None:
+    """How far the output may be shrunk: only where every budget that decides says clamp; rate limits follow them."""
+    budgets = [rule for rule in deciding if rule.account.window.kind in {WindowKind.CALENDAR, WindowKind.LIFETIME}]
+    if not budgets or any(rule.on_insufficient is not OnInsufficient.CLAMP for rule in budgets):
+        return None
+    return max(rule.min_output_tokens for rule in budgets)
+
+
+def _fixed(measure: Measure, bounds: TokenBounds, price: Price) -> int:
+    """What a plan asks of an account before any output, in the account's smallest step."""
+    match measure:
+        case Measure.COST:
+            picodollars = bounds.input_tokens * price.dearest_input_rate() + price.dearest_request_rate()
+            return -(-picodollars // 1_000)
+        case Measure.TOKENS | Measure.INPUT_TOKENS:
+            return bounds.input_tokens
+        case Measure.OUTPUT_TOKENS:
+            return 0
+        case Measure.REQUESTS | Measure.CONCURRENT:
+            return 1
+
+
+def _per_output_milli(measure: Measure, price: Price) -> int:
+    """What each output token adds, in thousandths of the step: pico-dollars are thousandths of nano-dollars."""
+    match measure:
+        case Measure.COST:
+            return price.dearest_output_rate()
+        case Measure.TOKENS | Measure.OUTPUT_TOKENS:
+            return 1_000
+        case Measure.INPUT_TOKENS | Measure.REQUESTS | Measure.CONCURRENT:
+            return 0

@@ -1,0 +1,1 @@
+"""Routing: downgrade swaps; virtual models and target health."""
