@@ -17,9 +17,8 @@ from typing import cast
 
 import uvloop
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from conftest import running_redis
 from ext_proc.ledger import ids
 from ext_proc.ledger.interface import (
     AccountSpec,
@@ -37,6 +36,7 @@ from ext_proc.ledger.interface import (
 )
 from ext_proc.ledger.options import LedgerOptions
 from ext_proc.ledger.redis_ledger import RedisLedger
+from tests.conftest import running_redis
 
 PAIRS = 4_000
 CONTEXT = (

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from ledger_kit import DroppingProxy, account, one_plan, settle, until
 
-from conftest import RedisServer
 from ext_proc.ledger import ids
 from ext_proc.ledger.interface import Code, HoldRequest, Measure, Period, Posting, Window, WindowKind
 from ext_proc.ledger.options import LedgerOptions
 from ext_proc.ledger.redis_ledger import RedisLedger
+from tests.conftest import RedisServer
+from tests.ledger_kit import DroppingProxy, account, one_plan, settle, until
 
 pytestmark = [pytest.mark.crash, pytest.mark.redis]
 

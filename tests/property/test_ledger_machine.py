@@ -21,9 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from ledger_kit import DAY_US, LEASE_MS, SECOND_US, TestClock, on_test_clock, set_clock
 
-from conftest import running_redis
 from ext_proc.ledger import ids
 from ext_proc.ledger.amounts import amount
 from ext_proc.ledger.interface import (
@@ -43,6 +41,8 @@ from ext_proc.ledger.interface import (
     WindowKind,
 )
 from ext_proc.ledger.memory import MemoryLedger
+from tests.conftest import running_redis
+from tests.ledger_kit import DAY_US, LEASE_MS, SECOND_US, TestClock, on_test_clock, set_clock
 
 pytestmark = pytest.mark.redis
 

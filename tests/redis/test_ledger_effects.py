@@ -10,18 +10,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 import pytest
-from ledger_kit import (
-    DAY_US,
-    LEASE_MS,
-    START_US,
-    TestClock,
-    account,
-    hold_id,
-    on_test_clock,
-    one_plan,
-    set_clock,
-    settle,
-)
 
 from ext_proc.ledger.interface import (
     AccountSpec,
@@ -38,6 +26,18 @@ from ext_proc.ledger.interface import (
 )
 from ext_proc.ledger.memory import OTHER, SERIES_MAX, TOP_MAX, MemoryLedger
 from ext_proc.ledger.redis_ledger import RedisLedger
+from tests.ledger_kit import (
+    DAY_US,
+    LEASE_MS,
+    START_US,
+    TestClock,
+    account,
+    hold_id,
+    on_test_clock,
+    one_plan,
+    set_clock,
+    settle,
+)
 
 pytestmark = pytest.mark.redis
 

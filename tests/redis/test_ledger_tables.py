@@ -11,20 +11,6 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import pytest
-from ledger_kit import (
-    LEASE_MS,
-    SECOND_US,
-    START_US,
-    TestClock,
-    account,
-    all_keys,
-    hold_id,
-    on_test_clock,
-    one_plan,
-    release,
-    set_clock,
-    settle,
-)
 
 from ext_proc.ledger.interface import (
     AccountSpec,
@@ -44,6 +30,20 @@ from ext_proc.ledger.interface import (
 )
 from ext_proc.ledger.memory import MemoryLedger
 from ext_proc.ledger.redis_ledger import RedisLedger
+from tests.ledger_kit import (
+    LEASE_MS,
+    SECOND_US,
+    START_US,
+    TestClock,
+    account,
+    all_keys,
+    hold_id,
+    on_test_clock,
+    one_plan,
+    release,
+    set_clock,
+    settle,
+)
 
 pytestmark = pytest.mark.redis
 

@@ -13,12 +13,12 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
-from ledger_kit import DroppingProxy, account, connected, one_plan, settle, simple_hold, until
 
 from ext_proc.ledger import ids
 from ext_proc.ledger.interface import Basis, Code, HoldReply, HoldRequest, Measure, Posting, Window, WindowKind
 from ext_proc.ledger.options import LedgerOptions
 from ext_proc.ledger.redis_ledger import RedisLedger
+from tests.ledger_kit import DroppingProxy, account, connected, one_plan, settle, simple_hold, until
 
 pytestmark = pytest.mark.redis
 
