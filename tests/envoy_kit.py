@@ -533,9 +533,14 @@ class Stack:
     def _refused(self) -> bool:
         try:
             socket.create_connection(("127.0.0.1", self.port), TIMEOUT_SECONDS).close()
-        except ConnectionRefusedError:
+        except ConnectionError:  # refused, or reset where the listener closed between the two
             return True
         return False
+
+    def wait_until_overloaded(self) -> None:
+        """Return when Envoy accepts no more requests, for want of memory."""
+        stat = "overload.envoy.overload_actions.stop_accepting_requests.active"
+        self._poll(lambda: self.envoy.admin(f"/stats?filter=^{stat}$").text == f"{stat}: 1\n")
 
     def wait_until_draining(self) -> None:
         """Return when Envoy has been told that it will go away."""

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ext_proc.envoy_config import Timeouts
+from ext_proc.envoy_config import Limits, Timeouts
 from ext_proc.envoy_config.contract import ANSWER_HEADERS
 from tests.envoy_kit import Stack
 
@@ -486,3 +486,15 @@ def test_admission_moves_to_a_living_worker() -> None:
 
     assert [answer.status_code for answer in answers] == [200] * 4
     assert {record.worker for record in records} == {survivor.name}
+
+
+def test_an_envoy_out_of_memory_refuses_clearly() -> None:
+    """Past its heap limit Envoy refuses new requests with a reason, instead of growing until it is killed."""
+    with Stack(limits=Limits(heap_bytes=1 << 20)) as stack:
+        stack.wait_until_overloaded()
+        answer = stack.post("overloaded", "/v1/messages")
+
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "gateway_overloaded"
+    assert answer.json()["error"]["type"] == "overloaded_error"
+    assert answer.headers["retry-after"] == "2"
