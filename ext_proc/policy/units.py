@@ -28,14 +28,6 @@ class Unit:
         """The window of an account in this unit; the zone matters for calendar periods only."""
         return Window(self.kind, self.period, timezone if self.kind is WindowKind.CALENDAR else "UTC")
 
-    @property
-    def words(self) -> str:
-        """As a sentence says it: `weekly`, `lifetime`, `per minute`."""
-        if self.kind is WindowKind.CALENDAR:
-            assert self.period is not None, "a calendar window has a period"
-            return {Period.DAY: "daily"}.get(self.period, f"{self.period}ly")
-        return f"per {self.period}" if self.kind is WindowKind.SLIDING else self.kind.value
-
 
 _COUNTED = (Measure.COST, Measure.TOKENS, Measure.INPUT_TOKENS, Measure.OUTPUT_TOKENS, Measure.REQUESTS)
 _CALENDAR = (Period.HOUR, Period.DAY, Period.WEEK, Period.MONTH, Period.QUARTER)

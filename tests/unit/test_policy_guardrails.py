@@ -7,16 +7,15 @@ from http import HTTPStatus
 import pytest
 
 from ext_proc.identity.caller import Caller
-from ext_proc.policy.loader import load_files
 from ext_proc.policy.snapshot import GuardedRequest, MatchFacts, Snapshot
-from ext_proc.policy.yaml_source import SourceFile
 from ext_proc.refusal import RefusalType
+from tests import policy_kit
 
 
 def guarded(*rules: str) -> Snapshot:
     """A snapshot with these guardrails, each written as a flow mapping."""
     text = "name: g\ntype: gateway-guardrail-config\nrules:\n" + "".join(f"  - {rule}\n" for rule in rules)
-    return load_files([SourceFile("g.yaml", text.encode())])
+    return policy_kit.snapshot(text)
 
 
 def facts(target: str = "openai-main/gpt-4o", requested: str = "gpt-4o", **tags: str) -> MatchFacts:
