@@ -38,7 +38,12 @@ USAGE_TABLE = UsageTable(
         *paths({**_INPUT, "output": "output_tokens"}, below="usage"),  # message_delta, and the plain body
     ),
     served_model=(("message", "model"), ("model",)),
-    service_tier=(("message", "usage", "service_tier"), ("usage", "service_tier")),
+    service_tier=(
+        ("message", "usage", "speed"),  # `fast` has a price of its own, and precedes
+        ("usage", "speed"),
+        ("message", "usage", "service_tier"),
+        ("usage", "service_tier"),
+    ),
 )
 
 _OVERHEAD_PER_REQUEST = 16
@@ -77,6 +82,13 @@ SHAPE = ResponseShape(
 )
 
 
+def unreachable_kinds(body: bytes, mark: bytes) -> frozenset[str]:
+    """Nothing is written to a cache unless the body asks for it, and nothing for an hour unless it says so."""
+    if mark not in body:
+        return frozenset({"cache_write_5m", "cache_write_1h"})
+    return frozenset() if b'"1h"' in body else frozenset({"cache_write_1h"})
+
+
 class AnthropicMessages(BaseDialect):
     """`POST /v1/messages`. There is never anything to hide: usage is part of every stream."""
 
@@ -90,6 +102,10 @@ class AnthropicMessages(BaseDialect):
         model = jsonbody.required_text(document, "model", "claude-sonnet-4-5")
         stream = jsonbody.optional_flag(document, "stream")
         return messages_facts(document, model=model, limit=required_limit(document), stream=stream)
+
+    def unreachable_kinds(self, body: bytes) -> frozenset[str]:
+        """Cache writes that the body does not ask for."""
+        return unreachable_kinds(body, b'"cache_control"')
 
     def limit_changes(self, facts: RequestFacts, limit: int, provider: str) -> Mapping[str, object]:
         """`max_tokens`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import quote, unquote
 
 from ext_proc.dialects import error_body, jsonbody
@@ -15,8 +16,12 @@ from ext_proc.dialects.interface import Meter, RequestFacts, Rewrite
 from ext_proc.dialects.meter import make_meter
 from ext_proc.dialects.tally import ResponseShape
 from ext_proc.dialects.usage_paths import UsageTable
+from ext_proc.pricing.price import INPUT_KINDS
 from ext_proc.pricing.usage import Usage
 from ext_proc.refusal import Refusal
+
+_TEXT_KINDS = frozenset({"input_uncached", "cache_read", "cache_write_5m", "cache_write_1h", "tool_prompt"})
+"""Without media or references the input is text."""
 
 
 class BaseDialect:
@@ -35,11 +40,20 @@ class BaseDialect:
 
     def read_request(self, body: bytes, *, path: str = "") -> RequestFacts:
         """Parse a request body. Raises `DialectError` naming the field and the cure."""
-        return self.facts(jsonbody.parse(body), path)
+        facts = self.facts(jsonbody.parse(body), path)
+        kinds = INPUT_KINDS if facts.external_inputs else _TEXT_KINDS
+        if b"\\u" not in body:  # an escape could hide what follows is looked for
+            kinds -= self.unreachable_kinds(body)
+        return replace(facts, input_kinds=kinds)
 
     def facts(self, document: jsonbody.Document, path: str) -> RequestFacts:
         """The facts of a parsed body."""
         raise NotImplementedError
+
+    def unreachable_kinds(self, body: bytes) -> frozenset[str]:
+        """The rates that this body shows its input cannot be billed at. Never more than that: a hold relies on it."""
+        del body
+        return frozenset({"cache_write_1h"})
 
     def rewrite(self, facts: RequestFacts, rewrite: Rewrite) -> bytes | None:
         """The body with the changes applied, everything else preserved; None when nothing changes."""

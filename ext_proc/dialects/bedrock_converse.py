@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from ext_proc.dialects import error_body, jsonbody
-from ext_proc.dialects.anthropic_messages import usage_from_counts
+from ext_proc.dialects.anthropic_messages import unreachable_kinds, usage_from_counts
 from ext_proc.dialects.base import BaseDialect
 from ext_proc.dialects.content import PromptSize
 from ext_proc.dialects.interface import RequestFacts
@@ -88,6 +88,10 @@ class BedrockConverse(BaseDialect):
             wants_usage=True,
             document=document,
         )
+
+    def unreachable_kinds(self, body: bytes) -> frozenset[str]:
+        """Cache writes that the body does not ask for."""
+        return unreachable_kinds(body, b'"cachePoint"')
 
     def limit_changes(self, facts: RequestFacts, limit: int, provider: str) -> Mapping[str, object]:
         """`inferenceConfig.maxTokens`, and the model's own field where the request sets that too."""

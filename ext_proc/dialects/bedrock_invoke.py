@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 from ext_proc.dialects import anthropic_messages, error_body, jsonbody
+from ext_proc.dialects.anthropic_messages import unreachable_kinds
 from ext_proc.dialects.base import BaseDialect
 from ext_proc.dialects.bedrock_converse import MODEL_IN_PATH
 from ext_proc.dialects.interface import RequestFacts
@@ -97,6 +98,10 @@ class BedrockInvoke(BaseDialect):
             wants_usage=True,
             document=document,
         )
+
+    def unreachable_kinds(self, body: bytes) -> frozenset[str]:
+        """Cache writes that the body does not ask for."""
+        return unreachable_kinds(body, b'"cache')
 
     def limit_changes(self, facts: RequestFacts, limit: int, provider: str) -> Mapping[str, object]:
         """Every limit the request sets is lowered. Where it sets none, which field its family knows is not guessed."""

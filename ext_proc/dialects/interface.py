@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ext_proc.dialects.usage_paths import UsageTable
+from ext_proc.pricing.price import INPUT_KINDS
 from ext_proc.pricing.usage import Usage
 from ext_proc.refusal import Refusal
 
@@ -35,6 +36,7 @@ class RequestFacts:
     wants_usage: bool  # whether the client itself asked for usage in the stream
     document: Mapping[str, object]  # the body, parsed once; what `rewrite` re-serialises
     service_tier: str | None = None  # as asked for; the response says which one served
+    input_kinds: frozenset[str] = INPUT_KINDS  # the rates its input can be billed at: what a hold must assume
 
 
 @dataclass(frozen=True, slots=True)

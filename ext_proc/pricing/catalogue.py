@@ -10,7 +10,8 @@ priced unit lands in exactly one bucket). Two rules are ours, where it would oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, time
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cache
@@ -39,6 +40,9 @@ _FREE_MODELS = frozenset({
     ("google", "gemma-4-26b-a4b-it"), ("google", "gemma-4-31b-it"), ("openai", "moderation"),
 })  # fmt: skip
 """Entries without a rate that are free by their provider's own page; besides these, ids that end in `:free`."""
+
+_SERVICE_DIMENSIONS = frozenset({"service_tier", "processing", "speed"})
+"""What a response says of how it was served. The catalogue's other dimensions (a router's route) no response tells."""
 
 _PICO_PER_TOKEN = 1_000_000  # of $1 per million tokens
 _PICO_PER_UNIT = 1_000_000_000  # of $1 per thousand units
@@ -120,10 +124,42 @@ def _find(provider: str, model: str) -> tuple[str, types.ModelInfo] | None:
 def _schedule(provider_id: str, model: types.ModelInfo) -> Schedule | None:
     conditional = model.prices if isinstance(model.prices, list) else [types.ConditionalPrice(prices=model.prices)]
     free = model.id.endswith(":free") or (provider_id, model.id) in _FREE_MODELS
-    dated = tuple(
-        Dated(price, *_when(entry.constraint)) for entry in conditional if (price := _price(entry.prices, free=free))
-    )
-    return Schedule(dated) if dated else None
+    seller = _provider(provider_id)
+    is_own = seller is not None and any(model is own for own in seller.models)
+    variants = (model.price_variants or []) if is_own else []  # another seller's tiers are not its maker's
+    dated: list[Dated] = []
+    for entry in conditional:
+        start, daily = _when(entry.constraint)
+        for moment in _moments(start, variants):
+            price = _price(entry.prices, free=free)
+            if price is not None:
+                dated.append(
+                    Dated(replace(price, service_tiers=_served(entry.prices, variants, moment)), moment, daily)
+                )
+    return Schedule(tuple(dated)) if dated else None
+
+
+def _moments(start: int | None, variants: list[types.PriceVariant]) -> list[int | None]:
+    """When an entry's price begins, and when the service tiers beside it change after that."""
+    changes = {begun for variant in variants if (begun := _when(variant.constraint)[0]) is not None}
+    return [start, *sorted(change for change in changes if start is None or change > start)]
+
+
+def _served(
+    standard: types.ModelPrice, variants: list[types.PriceVariant], at_us: int | None
+) -> tuple[tuple[str, tuple[Tier, ...]], ...]:
+    """The tiers of every service tier that is priced at a moment. The first variant that sets a rate sets it."""
+    overrides: dict[str, dict[str, Decimal | types.TieredPrices]] = {}
+    for variant in variants:
+        begun, daily = _when(variant.constraint)
+        if daily is not None or (begun is not None and (at_us is None or at_us < begun)) or len(variant.when) > 1:
+            continue
+        ((dimension, value),) = variant.when.items()
+        if dimension in _SERVICE_DIMENSIONS:
+            listed = {key: price for key, price in vars(variant.prices).items() if price is not None}
+            overrides[value] = {**listed, **overrides.get(value, {})}
+    plain = {key: value for key, value in vars(standard).items() if value is not None}
+    return tuple((name, _tiers({**plain, **listed})) for name, listed in sorted(overrides.items()) if listed)
 
 
 def _when(
@@ -151,13 +187,16 @@ def _price(prices: types.ModelPrice, *, free: bool) -> Price | None:
         return None
     if listed and not ({_INPUT, "output_mtok", "requests_kcount"} & listed.keys()):
         return None  # billed by characters, pages or seconds: not by anything a token count prices
+    return Price(tiers=_tiers(listed), version=version())
+
+
+def _tiers(listed: Mapping[str, Decimal | types.TieredPrices]) -> tuple[Tier, ...]:
     starts = {0} | {
         tier.start for value in listed.values() if isinstance(value, types.TieredPrices) for tier in value.tiers
     }
-    tiers = tuple(
+    return tuple(
         Tier(start, _rates({key: _value_at(v, start) for key, v in listed.items()})) for start in sorted(starts)
     )
-    return Price(tiers=tiers, version=version())
 
 
 def _value_at(value: Decimal | types.TieredPrices, input_tokens_above: int) -> Decimal:

@@ -1,14 +1,29 @@
-"""The price of one target at one time: rates, in tiers by the size of the prompt.
+"""The price of one target at one time: rates, in tiers by the size of the prompt, and by the service tier that served.
 
 A price travels in the ticket, so that whoever settles charges what was promised at admission, whatever the price book
-says by then. `encode`/`decode` are its compact text form.
+says by then.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Self
 
-from ext_proc.pricing.usage import USAGE_FIELDS, Rates, Usage, charge_nanodollars
+from ext_proc.pricing.usage import (
+    PICODOLLARS_PER_NANODOLLAR,
+    USAGE_FIELDS,
+    Rates,
+    Usage,
+    charge_nanodollars,
+    picodollars,
+)
+
+INPUT_KINDS = frozenset({
+    "input_uncached", "cache_read", "cache_read_audio", "cache_read_image", "cache_write_5m", "cache_write_1h",
+    "audio_in", "image_in", "video_in", "tool_prompt",
+})  # fmt: skip
+"""The rates an input token can be billed at. A request that cannot reach all of them says so, and is held for less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,19 +36,35 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Tiers in rising order, the first at 0; `version` names the catalogue or private entry it came from."""
+    """Tiers in rising order, the first at 0; `version` names the catalogue or private entry it came from.
+
+    `marginal`: the tiers do not re-price the whole request. It is charged as if it were split at their thresholds, in
+    proportion to its input. `service_tiers` are the same model's tiers by the service tier that served (`flex`,
+    `priority`, `batch`, …); a service tier that is not there costs what the standard one costs.
+    """
 
     tiers: tuple[Tier, ...]
     version: str
+    marginal: bool = False
+    service_tiers: tuple[tuple[str, tuple[Tier, ...]], ...] = ()
 
     def __post_init__(self) -> None:
-        assert self.tiers, "a price has at least one tier"
-        assert self.tiers[0].above_input_tokens == 0, "the first tier covers every request"
+        for tiers in (self.tiers, *(tiers for _, tiers in self.service_tiers)):
+            assert tiers, "a price has at least one tier"
+            assert tiers[0].above_input_tokens == 0, "the first tier covers every request"
 
     @property
     def is_free(self) -> bool:
         """Whether nothing can ever be charged: such a model passes an exhausted cost budget."""
-        return all(not (getattr(tier.rates, name) or 0) for tier in self.tiers for name in USAGE_FIELDS)
+        listed = (*self.tiers, *(tier for _, tiers in self.service_tiers for tier in tiers))
+        return all(not (getattr(tier.rates, name) or 0) for tier in listed for name in USAGE_FIELDS)
+
+    def served_by(self, service_tier: str | None) -> Self:
+        """The price of a service tier alone: what was asked for bounds a hold, what served prices the charge."""
+        for name, tiers in self.service_tiers:
+            if name == service_tier:
+                return replace(self, tiers=tiers, service_tiers=())
+        return replace(self, service_tiers=()) if self.service_tiers else self
 
     def rates_for(self, usage: Usage) -> Rates:
         """The tier this usage falls in (the threshold compares all input, cached or not)."""
@@ -46,21 +77,41 @@ class Price:
 
     def charge_nanodollars(self, usage: Usage) -> int:
         """What this usage costs."""
+        if self.marginal and usage.input_tokens > 0:
+            return self._marginal_charge(usage)
         return charge_nanodollars(usage, self.rates_for(usage))
 
-    def dearest_input_rate(self) -> int:
-        """Pico-dollars of the dearest way an input token could be billed: what a hold assumes."""
-        return max(
-            max(r.input_uncached, r.cache_read, r.cache_write_5m, r.cache_write_1h, r.audio_in, r.image_in)
-            for r in (tier.rates for tier in self.tiers)
-        )
+    def dearest_input_rate(self, input_tokens: int | None = None, kinds: Collection[str] = INPUT_KINDS) -> int:
+        """Pico-dollars of the dearest way an input token could be billed: what a hold assumes.
 
-    def dearest_output_rate(self) -> int:
+        `input_tokens` bounds the prompt, and so the tiers it can reach; `kinds` are the rates it can reach.
+        """
+        dearest: int = max(getattr(rates, kind) for rates in self._reachable(input_tokens) for kind in kinds)
+        return dearest
+
+    def dearest_output_rate(self, input_tokens: int | None = None) -> int:
         """Pico-dollars of the dearest way an output token could be billed."""
-        return max(
-            max(r.output, r.reasoning or 0, r.audio_out, r.image_out) for r in (tier.rates for tier in self.tiers)
-        )
+        return max(max(r.output, r.reasoning or 0, r.audio_out, r.image_out) for r in self._reachable(input_tokens))
 
     def dearest_request_rate(self) -> int:
         """Pico-dollars of the dearest flat charge per request."""
         return max(tier.rates.requests for tier in self.tiers)
+
+    def _reachable(self, input_tokens: int | None) -> list[Rates]:
+        return [
+            tier.rates
+            for tier in self.tiers
+            if input_tokens is None or tier.above_input_tokens == 0 or input_tokens > tier.above_input_tokens
+        ]
+
+    def _marginal_charge(self, usage: Usage) -> int:
+        """Each tier's share of the input, at that tier's rates for the whole usage; rounded half up, once."""
+        total = usage.input_tokens
+        ends = [tier.above_input_tokens for tier in self.tiers[1:]] + [total]
+        weighted = 0
+        for tier, end in zip(self.tiers, ends, strict=True):
+            share = min(end, total) - tier.above_input_tokens
+            if share > 0:
+                weighted += share * picodollars(usage, tier.rates)
+        divisor = total * PICODOLLARS_PER_NANODOLLAR
+        return (2 * weighted + divisor) // (2 * divisor)

@@ -8,7 +8,8 @@ cost:
 ```
 
 Numbers are dollars. A tier's `from` is a number of input tokens; its rate holds for the whole request once the input
-passes it. Prices change by adding entries, never by editing: `prices: [{from: 2026-01-01, per_1000_tokens: …}, …]`.
+passes it, or, with `tier_mode: marginal`, for the part of the request beyond it. Prices change by adding entries, never
+by editing: `prices: [{from: 2026-01-01, per_1000_tokens: …}, …]`.
 """
 
 from __future__ import annotations
@@ -75,13 +76,13 @@ def _dated(cost: Mapping[str, object], within: str) -> Dated:
             known = ", ".join(sorted(_TOP_KEYS - ({"prices"} if within else set())))
             raise PricingError(f"{within}{key}", f"is not a kind of price; known are {known}")
     mode = cost.get("tier_mode", "whole_request")
-    if mode != "whole_request":
-        raise PricingError(f"{within}tier_mode", f"is {mode!r}; only whole_request is supported")
+    if mode not in {"whole_request", "marginal"}:
+        raise PricingError(f"{within}tier_mode", f"is {mode!r}; it must be whole_request or marginal")
     units = {rate: _pico(cost[key], f"{within}{key}", 1) for key, rate in _UNIT_KEYS.items() if key in cost}
     tokens, field = _token_prices(cost, within)
     if not tokens and not units:
         raise PricingError(f"{within}per_1000_tokens", "is missing; give at least one price, 0 for a free model")
-    price = Price(tiers=_tiers(tokens, units, field), version=f"private-{_digest(cost)}")
+    price = Price(tiers=_tiers(tokens, units, field), version=f"private-{_digest(cost)}", marginal=mode == "marginal")
     return Dated(price, from_us=_from_us(cost.get("from"), f"{within}from"))
 
 

@@ -89,14 +89,19 @@ class Rates:
     requests: int = 0
 
 
-def charge_nanodollars(usage: Usage, rates: Rates) -> int:
-    """Σ usage × rate, rounded half up to a nano-dollar, once."""
-    picodollars = 0
+def picodollars(usage: Usage, rates: Rates) -> int:
+    """Σ usage × rate, exact."""
+    total = 0
     for name in USAGE_FIELDS:
         count = getattr(usage, name)
         if not count or name == "reasoning":
             continue
-        picodollars += count * getattr(rates, name)
+        total += count * getattr(rates, name)
     if rates.reasoning is not None and usage.reasoning:
-        picodollars += usage.reasoning * (rates.reasoning - rates.output)
-    return (picodollars + PICODOLLARS_PER_NANODOLLAR // 2) // PICODOLLARS_PER_NANODOLLAR
+        total += usage.reasoning * (rates.reasoning - rates.output)
+    return total
+
+
+def charge_nanodollars(usage: Usage, rates: Rates) -> int:
+    """Σ usage × rate, rounded half up to a nano-dollar, once."""
+    return (picodollars(usage, rates) + PICODOLLARS_PER_NANODOLLAR // 2) // PICODOLLARS_PER_NANODOLLAR

@@ -25,11 +25,6 @@ MOMENTS = st.datetimes(min_value=datetime(2024, 1, 1), max_value=datetime(2027, 
 COUNTS = st.integers(0, 300_000)
 
 
-def prices_long_writes(model: types.ModelInfo, at: datetime) -> bool:
-    """Whether the catalogue itself prices one-hour writes: where it does not, our rule differs on purpose."""
-    return model.get_prices(at).cache_write_1h_mtok is not None
-
-
 def is_on_the_grid(price: types.ModelPrice) -> bool:
     """A handful of averaged prices are finer than a pico-dollar per token and rounded by us."""
     for value in vars(price).values():
@@ -55,21 +50,32 @@ def is_on_the_grid(price: types.ModelPrice) -> bool:
         searches=st.integers(0, 5),
         requests=st.just(1),
     ),
+    served=st.none()
+    | st.sampled_from(
+        [
+            ("service_tier", "flex"),
+            ("service_tier", "priority"),
+            ("service_tier", "default"),
+            ("processing", "batch"),
+            ("speed", "fast"),
+        ]
+    ),
 )
 def test_every_charge_equals_the_catalogues_own_calculation(
-    entry: tuple[types.Provider, types.ModelInfo], at: datetime, counts: Usage
+    entry: tuple[types.Provider, types.ModelInfo], at: datetime, counts: Usage, served: tuple[str, str] | None
 ) -> None:
-    """For any model, moment and usage our nano-dollars are the oracle's dollars, rounded once, half up."""
+    """For any model, moment, usage and way of serving we charge the oracle's dollars, rounded once, half up."""
     provider, model = entry
     at = at.replace(microsecond=0)
     at_us = int(at.timestamp()) * 1_000_000
     schedule = catalogue._schedule(provider.id, model)
     assert schedule is not None
     price = schedule.at(at_us)
-    listed = model.get_prices(at)
+    context = dict([served]) if served else {}
+    listed = model.get_prices(at, context)
     if price is None or not is_on_the_grid(listed):
         return
-    if not prices_long_writes(model, at):
+    if listed.cache_write_1h_mtok is None:
         written = counts.cache_write_5m + counts.cache_write_1h
         counts = replace(counts, cache_write_5m=written, cache_write_1h=0)
 
@@ -81,5 +87,6 @@ def test_every_charge_equals_the_catalogues_own_calculation(
         output_tokens=counts.output,
         web_searches=counts.searches,
     )
-    dollars = model.calc_price(oracle, provider, genai_request_timestamp=at).total_price
-    assert price.charge_nanodollars(counts) == int((dollars * 10**9).quantize(Decimal(1), rounding=ROUND_HALF_UP))
+    calculated = model.calc_price(oracle, provider, genai_request_timestamp=at, price_context=context)
+    nanodollars = (calculated.total_price * 10**9).quantize(Decimal(1), rounding=ROUND_HALF_UP)
+    assert price.served_by(served and served[1]).charge_nanodollars(counts) == int(nanodollars)

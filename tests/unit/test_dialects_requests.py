@@ -182,6 +182,31 @@ def test_every_inline_text_is_counted_and_every_external_input_noticed(
     assert facts.external_inputs == external
 
 
+@pytest.mark.parametrize(
+    ("document", "reached", "not_reached"),
+    [
+        (chat(), {"input_uncached", "cache_read", "cache_write_5m"}, {"cache_write_1h", "audio_in"}),
+        (
+            chat(messages=[{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "A"}}]}]),
+            {"audio_in"},
+            {"cache_write_1h"},
+        ),
+        (messages(), {"input_uncached", "cache_read"}, {"cache_write_5m", "cache_write_1h", "audio_in"}),
+        (messages(cache_control={"type": "ephemeral"}), {"cache_write_5m"}, {"cache_write_1h"}),
+        (messages(cache_control={"type": "ephemeral", "ttl": "1h"}), {"cache_write_5m", "cache_write_1h"}, set()),
+        (messages(system="escaped: \u00e9"), {"cache_write_1h"}, {"audio_in"}),
+    ],
+)
+def test_a_request_says_at_which_rates_its_input_can_be_billed(
+    document: dict[str, Any], reached: set[str], not_reached: set[str]
+) -> None:
+    """A hold need not assume cache writes nobody asked for, but an escape that could hide a mark counts as one."""
+    kinds = read(document).input_kinds
+
+    assert reached <= kinds
+    assert not not_reached & kinds
+
+
 def test_include_usage_keeps_the_clients_other_options() -> None:
     """apisix 3.18 overwrites all of stream_options; we merge."""
     facts = read(chat(stream=True, stream_options={"include_obfuscation": False, "include_usage": False}))

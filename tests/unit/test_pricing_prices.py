@@ -211,6 +211,63 @@ def test_private_prices_are_dated() -> None:
     assert charges == [None, 1_000_000, 1_000_000, 2_000_000]
 
 
+def test_marginal_tiers_charge_each_part_at_its_own_rate() -> None:
+    """300 input tokens over a threshold of 100: a third of the request at the lower rates, two thirds at the upper."""
+    tokens = {"input": 0.001, "output": 0.002, "input_tiers": [{"from": 100, "cost_per_token": 0.000002}]}
+    price = private_price({"per_1000_tokens": tokens, "tier_mode": "marginal"}).at(NOW)
+
+    assert price is not None
+    assert price.charge_nanodollars(Usage(input_uncached=100, output=30)) == 100 * 1000 + 30 * 2000
+    assert price.charge_nanodollars(Usage(input_uncached=300, output=30)) == 100 * 1000 + 200 * 2000 + 30 * 2000
+    assert price.charge_nanodollars(Usage(output=30)) == 30 * 2000
+
+
+def test_marginal_charges_are_rounded_once() -> None:
+    """Of three tokens one costs a nano-dollar and two cost two; a part of two kinds loses no fraction on the way."""
+    tokens = {"input": 0.000001, "input_tiers": [{"from": 1, "cost_per_token": 0.000000002}]}
+    price = private_price({"per_1000_tokens": tokens, "tier_mode": "marginal"}).at(NOW)
+
+    assert price is not None
+    assert price.charge_nanodollars(Usage(input_uncached=2, cache_read=1)) == 5
+
+
+def test_the_service_tier_that_served_is_what_is_charged() -> None:
+    """Flex is half and priority double the standard price of gpt-5; an unknown tier costs what standard costs."""
+    price = public("openai", "gpt-5", us("2026-11-01"))
+    usage = Usage(input_uncached=1000, cache_read=1000, output=1000)
+
+    charges = {
+        tier: price.served_by(tier).charge_nanodollars(usage)
+        for tier in (None, "default", "flex", "priority", "batch", "auto")
+    }
+    assert charges == {
+        None: 11_375_000,
+        "default": 11_375_000,
+        "flex": 5_687_500,
+        "priority": 22_750_000,
+        "batch": 5_687_500,
+        "auto": 11_375_000,
+    }
+
+
+def test_service_tiers_have_a_history_too() -> None:
+    """Before the day the catalogue knows of, a tier costs what the standard one cost."""
+    price = public("openai", "gpt-5", us("2026-10-11"))
+
+    assert price.served_by("flex").charge_nanodollars(Usage(output=1)) == 10_000
+
+
+def test_a_hold_assumes_only_what_the_request_can_reach() -> None:
+    """A short prompt without cache marks is not held at the long-context or cache-write rate."""
+    price = public("anthropic", "claude-sonnet-4-5")
+
+    assert price.dearest_input_rate() == 12_000_000
+    assert price.dearest_input_rate(200_000) == 6_000_000
+    assert price.dearest_input_rate(200_000, {"input_uncached", "cache_read"}) == 3_000_000
+    assert price.dearest_input_rate(200_001, {"input_uncached", "cache_read"}) == 6_000_000
+    assert (price.dearest_output_rate(), price.dearest_output_rate(100)) == (22_500_000, 15_000_000)
+
+
 @pytest.mark.parametrize(
     ("cost", "field"),
     [
