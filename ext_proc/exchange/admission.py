@@ -148,7 +148,11 @@ class Admission:
                 return State.UNMETERED, (*observed, PassUnmetered(outcome.account, outcome.path, removed))
             case Proposal():
                 self._proposal = outcome
-                return State.HOLDING, (*observed, *_observe_proposal(outcome), AskHold(outcome.hold))
+                return State.HOLDING, (
+                    *observed,
+                    *_observe_proposal(outcome),
+                    AskHold(outcome.hold, outcome.on_store_failure),
+                )
 
     def _on_hold(self, reply: HoldReply) -> tuple[State, tuple[AdmissionEffect, ...]]:
         assert self._proposal is not None, "a hold was asked for"

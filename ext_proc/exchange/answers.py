@@ -77,6 +77,7 @@ def forward(proposal: Proposal, reply: HoldReply, head: RequestHead, settings: S
         hide_usage=asks_usage,
         labels=metric_labels(proposal, settings),
         would_refuse=would_refuse(proposal, reply),
+        store_failed=reply.stamp is None,
     )
     rewrite = Rewrite(
         model=candidate.target.model if candidate.target.model != facts.model else None,

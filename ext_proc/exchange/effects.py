@@ -7,6 +7,7 @@ from enum import Enum, auto
 
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.ledger.interface import HoldRequest, Resolution
+from ext_proc.policy.snapshot import OnStoreFailure
 from ext_proc.refusal import Refusal
 
 
@@ -19,9 +20,10 @@ class AcknowledgeHead:
 
 @dataclass(frozen=True, slots=True)
 class AskHold:
-    """Ask the ledger."""
+    """Ask the ledger. `on_store_failure`: what the deciding rules want done when it does not answer."""
 
     request: HoldRequest
+    on_store_failure: OnStoreFailure = OnStoreFailure.REFUSE
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from ext_proc.exchange.bounds import TokenBounds, bound
 from ext_proc.exchange.targets import Target
 from ext_proc.exchange.terms import Terms
 from ext_proc.ledger.interface import AccountSpec, Measure, Plan, Posting, WindowKind
-from ext_proc.policy.snapshot import ConstrainAction, MatchedRule, MatchFacts, OnInsufficient
+from ext_proc.policy.snapshot import ConstrainAction, MatchedRule, MatchFacts, OnInsufficient, OnStoreFailure
 from ext_proc.pricing.price import Price
 
 
@@ -51,6 +51,15 @@ def candidates(
     if downgrading and cheaper is not None:
         found.append(_candidate(cheaper, facts, replace(match, target=cheaper.name), terms))
     return tuple(found)
+
+
+def on_store_failure(candidate: Candidate) -> OnStoreFailure:
+    """What the deciding rules want when Redis does not answer: one that refuses prevails, then one with a share."""
+    wishes = {rule.on_store_failure for rule in candidate.rules if rule.deciding}
+    for wish in (OnStoreFailure.REFUSE, OnStoreFailure.LOCAL):
+        if wish in wishes:
+            return wish
+    return OnStoreFailure.ALLOW
 
 
 def plan(candidate: Candidate) -> Plan:

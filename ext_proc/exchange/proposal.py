@@ -15,7 +15,7 @@ from ext_proc.dialects.interface import Dialect, Endpoint, RequestFacts
 from ext_proc.exchange import request_refusals as refused
 from ext_proc.exchange.errors import UnboundedError
 from ext_proc.exchange.events import RequestHead
-from ext_proc.exchange.planning import Candidate, candidates, plan
+from ext_proc.exchange.planning import Candidate, candidates, on_store_failure, plan
 from ext_proc.exchange.targets import cheaper_target, resolve_target
 from ext_proc.exchange.terms import Terms
 from ext_proc.identity.caller import Caller
@@ -23,7 +23,7 @@ from ext_proc.identity.errors import MetadataError
 from ext_proc.identity.resolve import resolve_caller
 from ext_proc.ledger.interface import HoldRequest
 from ext_proc.policy.guardrails import GuardedRequest, GuardrailFinding
-from ext_proc.policy.snapshot import InvalidTag, MatchFacts, Snapshot, TagFinding
+from ext_proc.policy.snapshot import InvalidTag, MatchFacts, OnStoreFailure, Snapshot, TagFinding
 from ext_proc.refusal import Refusal, RefusalType
 
 
@@ -37,6 +37,11 @@ class Proposal:
     candidates: tuple[Candidate, ...]
     hold: HoldRequest
     audited: tuple[str, ...] = ()  # what would have refused it, were it not in audit mode: rule ids, tags
+
+    @property
+    def on_store_failure(self) -> OnStoreFailure:
+        """What happens when Redis does not answer: the most careful of what the deciding rules say."""
+        return on_store_failure(self.candidates[0])
 
     @property
     def dialect(self) -> Dialect:
@@ -93,6 +98,7 @@ def propose(
         lease_ms=terms.lease_ms,
         context=_context(endpoint.dialect, facts, caller, ways[0], request_id),
         series=_series(caller, terms.snapshot.settings.series_tags),
+        keep_if_unavailable=on_store_failure(ways[0]) is not OnStoreFailure.REFUSE,
     )
     return Proposal(endpoint, facts, caller, ways, hold, _audited(findings, invalid, breached))
 

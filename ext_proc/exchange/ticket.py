@@ -41,6 +41,7 @@ class Ticket:
     hide_usage: bool  # the usage chunk was asked for by us, not by the client
     labels: tuple[str, ...] = ()  # metric label values: user, tenant, then the configured metric_labels
     would_refuse: tuple[str, ...] = ()  # rules in audit mode that would have refused it
+    store_failed: bool = False  # admitted while Redis did not answer: its hold is in a worker's outage journal
 
     def encode(self) -> str:
         """The compact text form."""
@@ -54,7 +55,7 @@ class Ticket:
             self.input_tokens,
             self.output_limit,
             self.verdict,
-            int(self.stream) | int(self.hide_usage) << 1,
+            int(self.stream) | int(self.hide_usage) << 1 | int(self.store_failed) << 2,
             [label[:MAX_LABEL_CHARS] for label in self.labels],
             [rule[:MAX_LABEL_CHARS] for rule in self.would_refuse[:MAX_AUDITED_RULES]],
         ]
@@ -80,6 +81,7 @@ class Ticket:
                 hide_usage=bool(flags & 2),
                 labels=tuple(labels),
                 would_refuse=tuple(would_refuse),
+                store_failed=bool(flags & 4),
             )
         except (TypeError, KeyError, IndexError) as error:
             raise ValueError(f"not a ticket: {text[:80]!r}") from error

@@ -27,7 +27,7 @@ from ext_proc.exchange.effects import (
     Refuse,
 )
 from ext_proc.exchange.events import AdmissionEvent, HoldAnswered, RequestBody, StreamEnded
-from ext_proc.ledger.interface import Basis, Charge, HoldReply, HoldRequest, Resolution
+from ext_proc.ledger.interface import Basis, Charge, Code, HoldReply, Resolution
 from ext_proc.server import messages
 from ext_proc.server.state import Worker
 from ext_proc.server.streams import Stream, next_message
@@ -91,7 +91,7 @@ class Admit:
                 case AcknowledgeHead():
                     await stream.write(messages.acknowledge_head(effect.hold_id, self._worker.settings.name))
                 case AskHold():
-                    reply = await self._hold(admission, effect.request)
+                    reply = await self._hold(admission, effect)
                     return await self._perform(admission, admission.receive(HoldAnswered(reply)), stream)
                 case GiveBack():
                     self._worker.settler.release(effect.resolution)
@@ -99,9 +99,9 @@ class Admit:
                     await stream.write(self._final_answer(admission, effect))
         return isinstance(effects[-1], _FINAL)
 
-    async def _hold(self, admission: Admission, request: HoldRequest) -> HoldReply:
+    async def _hold(self, admission: Admission, ask: AskHold) -> HoldReply:
         """Ask the ledger. A client that leaves meanwhile does not cancel the call: its answer is then given back."""
-        call = asyncio.ensure_future(self._timed_hold(request))
+        call = asyncio.ensure_future(self._timed_hold(ask))
         try:
             return await asyncio.shield(call)
         except asyncio.CancelledError:
@@ -109,11 +109,13 @@ class Admit:
             call.add_done_callback(lambda done: self._abandoned(admission, done.result()))
             raise
 
-    async def _timed_hold(self, request: HoldRequest) -> HoldReply:
+    async def _timed_hold(self, ask: AskHold) -> HoldReply:
         started = time.perf_counter()  # uvloop's own clock ticks in milliseconds
-        reply = await self._worker.ledger.hold(request)
+        reply = await self._worker.ledger.hold(ask.request)
         seconds = time.perf_counter() - started
         self._worker.metrics.ledger_call(operation="hold", code=reply.code.value, seconds=seconds)
+        if reply.code is Code.UNAVAILABLE:
+            return self._worker.outage.admit(ask.request, ask.on_store_failure) or reply
         return reply
 
     def _abandoned(self, admission: Admission, reply: HoldReply) -> None:

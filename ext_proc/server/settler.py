@@ -13,6 +13,7 @@ from typing import Final
 
 from ext_proc.exchange.effects import Resolve
 from ext_proc.ledger.interface import Basis, Code, Ledger, Resolution
+from ext_proc.server.outage import Outage
 from ext_proc.telemetry.metrics import Metrics
 
 _Work = Coroutine[None, None, None]
@@ -28,8 +29,9 @@ _COUNTED: Final = frozenset({Code.SETTLED, Code.RELEASED, Code.CORRECTED, Code.U
 class Settler:
     """The resolutions of one worker."""
 
-    def __init__(self, ledger: Ledger, metrics: Metrics, lease_seconds: int) -> None:
+    def __init__(self, ledger: Ledger, metrics: Metrics, outage: Outage, lease_seconds: int) -> None:
         self._ledger = ledger
+        self._outage = outage
         self._metrics = metrics
         self._lease_seconds = lease_seconds
         self._recent: dict[str, None] = {}
@@ -69,7 +71,10 @@ class Settler:
 
     async def _settle(self, resolve: Resolve) -> None:
         ticket, resolution = resolve.ticket, resolve.resolution
-        code = await self._deliver(resolution)
+        if ticket.store_failed and self._outage.keep(resolution):
+            code = Code.UNAVAILABLE
+        else:
+            code = await self._deliver(resolution)
         if code not in _COUNTED:
             return
         self._metrics.settled(basis=resolution.basis.value)

@@ -10,6 +10,7 @@ from ext_proc.ledger import ids
 from ext_proc.ledger.redis_ledger import RedisLedger
 from ext_proc.policy.watch import Watcher
 from ext_proc.server.credentials import Credentials
+from ext_proc.server.outage import Outage
 from ext_proc.server.settings import Metering, WorkerSettings
 from ext_proc.server.settler import Settler
 from ext_proc.telemetry.metrics import Metrics
@@ -26,6 +27,7 @@ class Worker:
     terms: Terms
     ledger: RedisLedger
     settler: Settler
+    outage: Outage
     metrics: Metrics
     credentials: Credentials
     watcher: Watcher

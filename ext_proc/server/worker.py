@@ -19,6 +19,7 @@ from typing import Final
 import grpc
 
 from ext_proc.exchange.terms import Terms
+from ext_proc.ledger.options import LedgerOptions
 from ext_proc.ledger.redis_ledger import RedisLedger
 from ext_proc.policy.snapshot import Snapshot
 from ext_proc.policy.watch import Watcher
@@ -27,6 +28,7 @@ from ext_proc.server.admit import Admit
 from ext_proc.server.credentials import Credentials
 from ext_proc.server.health import Health
 from ext_proc.server.meter import Meter
+from ext_proc.server.outage import Outage
 from ext_proc.server.settings import WorkerSettings
 from ext_proc.server.settler import Settler
 from ext_proc.server.state import Worker
@@ -65,7 +67,8 @@ async def serve(settings: WorkerSettings) -> None:
     await server.start()
     asked_to_reload = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, asked_to_reload.set)
-    chores = [asyncio.create_task(_reap(worker)), asyncio.create_task(_watch_policies(worker, asked_to_reload))]
+    work = (_reap(worker), _watch_policies(worker, asked_to_reload), worker.outage.run())
+    chores = [asyncio.create_task(chore) for chore in work]
     sys.stdout.write(f"worker {settings.name} ready\n")
     sys.stdout.flush()
     await stopping.wait()
@@ -73,6 +76,7 @@ async def serve(settings: WorkerSettings) -> None:
     for chore in chores:
         chore.cancel()
     await asyncio.gather(*chores, return_exceptions=True)
+    worker.outage.close()
     await worker.ledger.close()
 
 
@@ -81,14 +85,17 @@ async def _assemble(settings: WorkerSettings) -> Worker:
     snapshot = watcher.snapshot
     metrics = Metrics(metric_labels=snapshot.settings.metric_labels, metrics_dir=Path(settings.metrics_dir))
     metrics.policy_loaded(snapshot.version, ok=True)
-    ledger = RedisLedger.connect(settings.redis_url)
+    own_dir = Path(settings.state_dir) / "workers" / settings.name
+    ledger = RedisLedger.connect(settings.redis_url, LedgerOptions(ring_dir=own_dir))
     await ledger.start()
+    outage = Outage(ledger, metrics, own_dir)
     return Worker(
         settings=settings,
         terms=_terms(settings, snapshot),
         watcher=watcher,
         ledger=ledger,
-        settler=Settler(ledger, metrics, settings.hold_lease_seconds),
+        settler=Settler(ledger, metrics, outage, settings.hold_lease_seconds),
+        outage=outage,
         metrics=metrics,
         credentials=Credentials(),
     )
