@@ -12,12 +12,20 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from ext_proc.ledger.errors import ScriptUnknownError, StoreError, StoreUnreachableError
 
@@ -52,7 +60,7 @@ class Channel(Protocol):
 class SharedConnection:
     """A `Channel` over one connection that is made when first needed and made anew when it breaks."""
 
-    def __init__(self, connect: Callable[[], AbstractConnection]) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[AbstractConnection]]) -> None:
         self.sessions = 0
         self._connect = connect
         self._wanted = asyncio.Event()
@@ -99,10 +107,11 @@ class SharedConnection:
 
     async def _run_session(self) -> None:
         """One connection until it breaks; then whatever waits on it fails at once, however long closing takes."""
-        connection = self._connect()
+        connection: AbstractConnection | None = None
         halves: set[asyncio.Task[None]] = set()
         reason: object = "closed"
         try:
+            connection = await self._connect()
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
             self.sessions += 1
             self._current = connection
@@ -116,8 +125,9 @@ class SharedConnection:
             self._fail_all(StoreUnreachableError(f"the connection to Redis broke: {reason}"))
             for half in halves:
                 half.cancel()
-            with contextlib.suppress(RedisError, OSError):
-                await connection.disconnect(nowait=True)
+            if connection is not None:
+                with contextlib.suppress(RedisError, OSError):
+                    await connection.disconnect(nowait=True)
             await asyncio.gather(*halves, return_exceptions=True)
 
     async def _write(self, connection: AbstractConnection) -> None:
@@ -137,8 +147,8 @@ class SharedConnection:
                 answer = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
             except NoScriptError:
                 answer = ScriptUnknownError("no such script")
-            except ReadOnlyError as error:
-                raise RedisConnectionError(f"no primary any more: {error}") from error
+            except (ReadOnlyError, AskError, ClusterDownError, TryAgainError) as error:
+                raise RedisConnectionError(f"this server does not serve us now: {error}") from error
             except ResponseError as error:
                 answer = StoreError(str(error))
             reply = self._waiting.popleft()

@@ -4,50 +4,59 @@
 |---|---|
 | `redis://host:port/db`, `rediss://…`, `unix:///path` | one server |
 | `redis+sentinel://host:port,host:port/name` | the primary called `name`, as the Sentinels know it |
-| `redis+cluster://host:port,host:port` | a Cluster; every key of a realm lies in one slot |
+| `redis+cluster://host:port,host:port` | a Cluster |
 
-A user and password before the `@` are those of the data servers; `rediss+…` speaks TLS.
+A user and password before the `@` are those of the data servers; `rediss+…` speaks TLS. All keys of a realm lie in one
+slot of a Cluster, so a realm's channel needs one node: the owner of that slot, asked for at each connection. A slot
+that has moved answers so, which breaks the connection, and the next one goes where the slot is. So a Cluster has what
+one server has: calls that arrive together leave together, and no retries but ours.
 """
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import redis.asyncio as redis_asyncio
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.crc import key_slot
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
-from ext_proc.ledger.channel import Channel, Reply, SharedConnection, Word
-from ext_proc.ledger.errors import ScriptUnknownError, StoreError, StoreUnreachableError
+from ext_proc.ledger import keys
+from ext_proc.ledger.channel import Channel, SharedConnection
 
 _SENTINEL_PORT = 26_379
 _REDIS_PORT = 6_379
 
+Connect = Callable[[], Awaitable[AbstractConnection]]
 
-def open_channel(url: str, connect_timeout_ms: int) -> Channel:
-    """The channel to whatever the URL names; it connects when first used. Raises ValueError for another scheme."""
+
+def open_channel(url: str, realm: str, connect_timeout_ms: int) -> Channel:
+    """The channel to whatever the URL names; it connects when first used. Raises ValueError for another form."""
     parts = urlsplit(url)
-    common: dict[str, Any] = {
+    options: dict[str, Any] = {
         "protocol": 2,
         "socket_connect_timeout": connect_timeout_ms / 1000,
+        "retry": Retry(NoBackoff(), 0),  # retries are ours: a library's may run a script twice unasked
     }
-    if parts.username or parts.password:
-        common |= {"username": parts.username, "password": unquote(parts.password or "")}
     match parts.scheme.removeprefix("redis").removeprefix("s"):
         case "+sentinel":
-            return _sentinel(parts, common)
+            return SharedConnection(_sentinel(parts, options))
         case "+cluster":
-            return ClusterChannel(parts, common)
+            return SharedConnection(_cluster(parts, options, realm))
         case _:
-            # Retries are ours: a library's may run a script twice unasked.
-            pool = redis_asyncio.ConnectionPool.from_url(
-                url, protocol=2, socket_connect_timeout=connect_timeout_ms / 1000, retry=Retry(NoBackoff(), 0)
-            )
-            return SharedConnection(pool.make_connection)
+            pool = redis_asyncio.ConnectionPool.from_url(url, **options)
+
+            async def connect() -> AbstractConnection:
+                made = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+                return cast("AbstractConnection", made)
+
+            return SharedConnection(connect)
 
 
 def _hosts(parts: SplitResult, default_port: int) -> list[tuple[str, int]]:
@@ -57,72 +66,60 @@ def _hosts(parts: SplitResult, default_port: int) -> list[tuple[str, int]]:
     return [(host, int(port or default_port)) for host, _, port in (place.partition(":") for place in places)]
 
 
-def _sentinel(parts: SplitResult, common: dict[str, Any]) -> Channel:
+def _credentials(parts: SplitResult) -> dict[str, Any]:
+    if not parts.username and not parts.password:
+        return {}
+    return {"username": parts.username or None, "password": unquote(parts.password or "")}
+
+
+def _sentinel(parts: SplitResult, options: dict[str, Any]) -> Connect:
     name = parts.path.strip("/")
     if not name:
         raise ValueError("a Sentinel URL ends with the name of the primary: redis+sentinel://host:port/name")
     sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-        _hosts(parts, _SENTINEL_PORT), socket_connect_timeout=common["socket_connect_timeout"], protocol=2
+        _hosts(parts, _SENTINEL_PORT),
+        socket_connect_timeout=options["socket_connect_timeout"],
+        protocol=2,
     )
-    primary = sentinel.master_for(name, **common, ssl=parts.scheme.startswith("rediss"), retry=Retry(NoBackoff(), 0))
-    return SharedConnection(primary.connection_pool.make_connection)
+    tls = parts.scheme.startswith("rediss")
+    pool = sentinel.master_for(name, ssl=tls, **options, **_credentials(parts)).connection_pool
+
+    async def connect() -> AbstractConnection:
+        return cast("AbstractConnection", pool.make_connection())
+
+    return connect
 
 
-class ClusterChannel:
-    """A `Channel` over redis-py's cluster client, which follows slots as they move.
+def _cluster(parts: SplitResult, options: dict[str, Any], realm: str) -> Connect:
+    seeds = _hosts(parts, _REDIS_PORT)
+    slot = key_slot(keys.prefix(realm).encode())
+    kind = redis_asyncio.SSLConnection if parts.scheme.startswith("rediss") else redis_asyncio.Connection
+    settings = {**options, **_credentials(parts)}
 
-    It has no pipeline for scripts, so calls that arrive together do not leave in one write here.
-    """
+    async def connect() -> AbstractConnection:
+        failure: Exception = RedisConnectionError("no node of the cluster answers")
+        for host, port in seeds:
+            seed = kind(host=host, port=port, **settings)
+            try:
+                owner = await _owner(seed, slot)
+            except (RedisError, OSError) as error:
+                failure = error
+                continue
+            finally:
+                await seed.disconnect(nowait=True)
+            return kind(host=owner[0] or host, port=owner[1], **settings)
+        raise failure
 
-    def __init__(self, parts: SplitResult, common: dict[str, Any]) -> None:
-        self.sessions = 0  # nodes come and go without our noticing
-        self._hosts = _hosts(parts, _REDIS_PORT)
-        self._common = {**common, "ssl": parts.scheme.startswith("rediss")}
-        self._client: redis_asyncio.RedisCluster | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+    return connect
 
-    def call(self, *words: Word) -> Reply:
-        """Send one command to the node that owns its key."""
-        loop = asyncio.get_running_loop()
-        reply: Reply = loop.create_future()
-        task = loop.create_task(self._execute(words, reply))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return reply
 
-    def reset(self) -> None:
-        """Fail what waits; the client makes its connections anew."""
-        for task in self._tasks:
-            task.cancel()
-        self._client = None
-
-    async def close(self) -> None:
-        """Stop for good."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._client is not None:
-            await self._client.aclose()
-
-    async def _execute(self, words: tuple[Word, ...], reply: Reply) -> None:
-        answer: object
-        try:
-            answer = await self._connected().execute_command(*words)
-        except NoScriptError:
-            answer = ScriptUnknownError("no such script")
-        except ResponseError as error:
-            answer = StoreError(str(error))
-        except (RedisError, OSError, asyncio.CancelledError) as error:
-            answer = StoreUnreachableError(f"the cluster did not answer: {error}")
-        if reply.done():
-            return
-        if isinstance(answer, StoreError):
-            reply.set_exception(answer)
-        else:
-            reply.set_result(answer)
-
-    def _connected(self) -> redis_asyncio.RedisCluster:
-        if self._client is None:
-            nodes = [redis_asyncio.cluster.ClusterNode(host, port) for host, port in self._hosts]
-            self._client = redis_asyncio.RedisCluster(startup_nodes=nodes, retry=Retry(NoBackoff(), 1), **self._common)
-        return self._client
+async def _owner(seed: AbstractConnection, slot: int) -> tuple[str, int]:
+    """The node that serves a slot; an empty host is the one that was asked."""
+    await seed.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+    await seed.send_command("CLUSTER", "SLOTS")
+    ranges = cast("list[list[Any]]", await seed.read_response())
+    for first, last, primary, *_ in ranges:
+        if first <= slot <= last:
+            host: bytes = primary[0] or b""
+            return host.decode(), int(primary[1])
+    raise RedisConnectionError(f"no node serves slot {slot}")

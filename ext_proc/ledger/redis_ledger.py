@@ -112,7 +112,7 @@ class RedisLedger:
         Raises ValueError for a URL of another form.
         """
         chosen = options or LedgerOptions()
-        return cls(open_channel(url, chosen.connect_timeout_ms), chosen)
+        return cls(open_channel(url, chosen.realm, chosen.connect_timeout_ms), chosen)
 
     # --- life ---------------------------------------------------------------------------------------------------
 

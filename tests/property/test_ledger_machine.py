@@ -6,6 +6,7 @@ Time is a value here: the scripts run with a clock that reads a key, the model w
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -47,6 +48,9 @@ from tests.ledger_kit import DAY_US, LEASE_MS, SECOND_US, TestClock, on_test_clo
 pytestmark = pytest.mark.redis
 
 T = TypeVar("T")
+
+EXAMPLES = 60 * int(os.environ.get("TOLLGATE_TEST_SCALE", "1"))
+"""The nightly run sets the scale to 20."""
 
 WINDOWS = (
     (Measure.COST, Window(WindowKind.CALENDAR, Period.HOUR)),
@@ -359,7 +363,7 @@ def test_redis_answers_as_the_model_does(own_redis: str) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
+            max_examples=EXAMPLES,
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -58,9 +58,16 @@ local function latch_key(a)
   return PREFIX .. 'latch:' .. string.match(a.name, '^%x+')
 end
 
+local shut = {}
+
 -- Shut an exhausted account that is to stay shut until somebody resumes it.
 local function latch(a)
+  shut[latch_key(a)] = true
   write('SET', latch_key(a), text(now), 'NX')
+end
+
+local function is_latched(a)
+  return shut[latch_key(a)] or redis.call('EXISTS', latch_key(a)) == 1
 end
 
 local function top_key(a)

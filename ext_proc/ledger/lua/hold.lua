@@ -50,7 +50,7 @@ local function state(a, spec, ends)
 end
 
 local function refused_because(posting, a, spec, asked)
-  if spec.latch and posting.deciding and redis.call('EXISTS', latch_key(a)) == 1 then
+  if spec.latch and posting.deciding and is_latched(a) then
     return 'latched'
   end
   if posting.spent_below >= 0 and a.spent >= posting.spent_below then
