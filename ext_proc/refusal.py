@@ -20,6 +20,7 @@ class RefusalType(StrEnum):
     GUARDRAIL = "guardrail"
     NOT_TAGGED = "not_tagged"
     NOT_ALLOWED = "not_allowed"
+    UNAUTHENTICATED = "unauthenticated"  # a key that is none (any more), or no key where one is needed
     INVALID_METADATA = "invalid_metadata"
     INVALID_REQUEST = "invalid_request"
     UNKNOWN_MODEL = "unknown_model"

@@ -144,7 +144,10 @@ class Admission:
                 return State.REFUSED, (*observed, self._refuse(outcome))
             case Unmetered():
                 metadata_header = self._terms.snapshot.settings.metadata_header
-                removed = answers.headers_to_remove(self._head, metadata_header)
+                account = self._terms.accounts[outcome.account]
+                removed = answers.headers_to_remove(
+                    self._head, metadata_header, client_credential=account.client_credential
+                )
                 return State.UNMETERED, (*observed, PassUnmetered(outcome.account, outcome.path, removed))
             case Proposal():
                 self._proposal = outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 
 from ext_proc.dialects import error_body
 from ext_proc.dialects.interface import Dialect, Rewrite
@@ -13,12 +14,14 @@ from ext_proc.exchange.planning import Candidate
 from ext_proc.exchange.proposal import Proposal
 from ext_proc.exchange.terms import upstream_path
 from ext_proc.exchange.ticket import Ticket
+from ext_proc.identity.claims import CERTIFICATE_HEADER
+from ext_proc.identity.presented import CREDENTIAL_HEADERS, presented
 from ext_proc.ledger.interface import AccountState, HoldReply, Measure, WindowKind
 from ext_proc.policy.snapshot import ErrorFormat, Settings
 from ext_proc.refusal import Refusal
 
-CLIENT_CREDENTIALS = ("authorization", "x-api-key", "api-key", "x-goog-api-key", "proxy-authorization")
-"""Headers that may carry a client's credential: they never reach a provider."""
+CLIENT_CREDENTIALS = (*CREDENTIAL_HEADERS, CERTIFICATE_HEADER, "proxy-authorization", "cookie")
+"""Headers that may carry a client's credential: they never reach a provider, unless its account is used with them."""
 
 RECOGNISED_TFY_HEADERS = frozenset(
     {
@@ -41,9 +44,14 @@ def ignored_headers(head: RequestHead, metadata_header: str) -> tuple[str, ...]:
     return tuple(sorted(names - RECOGNISED_TFY_HEADERS - {metadata_header}))
 
 
-def headers_to_remove(head: RequestHead, metadata_header: str) -> tuple[str, ...]:
-    """What must not reach a provider: credentials, our own headers, and encodings that only we would have to undo."""
+def headers_to_remove(head: RequestHead, metadata_header: str, *, client_credential: bool = False) -> tuple[str, ...]:
+    """What must not reach a provider: credentials, our own headers, and encodings that only we would have to undo.
+
+    `client_credential`: the account is used with the client's own provider key, which stays where the client put it.
+    """
     names = {name for name, _ in head.headers}
+    if client_credential:
+        names -= set(presented(head.headers).others)
     return tuple(
         sorted(
             name
@@ -89,7 +97,9 @@ def forward(proposal: Proposal, reply: HoldReply, head: RequestHead, settings: S
         account=candidate.target.account.name,
         path=upstream_path(candidate.target.account, proposal.endpoint.upstream_path),
         body=proposal.dialect.rewrite(facts, rewrite),
-        remove_headers=headers_to_remove(head, settings.metadata_header),
+        remove_headers=headers_to_remove(
+            head, settings.metadata_header, client_credential=candidate.target.account.client_credential
+        ),
         answer=_answer(candidate, reply, ticket, request_id)
         | ({"verdict": f"downgrade; rule={_constrained_by(proposal, reply)}"} if downgraded else {})
         | ({"output_limit": str(granted_limit)} if inject else {})
@@ -107,6 +117,8 @@ def refuse(refusal: Refusal, dialect: Dialect, settings: Settings, request_id: s
     }
     if refusal.retry_after_seconds is not None:
         headers["retry-after"] = str(refusal.retry_after_seconds)
+    if refusal.status is HTTPStatus.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
     if refusal.should_retry is not None:
         headers["x-should-retry"] = "true" if refusal.should_retry else "false"
     return Refuse(refusal, body, headers)

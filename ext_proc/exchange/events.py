@@ -5,6 +5,7 @@ Times are Redis time in microseconds and ids come in as values: the machines kno
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +21,7 @@ class RequestHead:
     headers: tuple[tuple[str, str], ...]
     now_us: int
     has_body: bool = True
+    claims: Mapping[str, object] | None = None  # of a token that Envoy has verified
 
     @cached_property
     def first(self) -> dict[str, str]:

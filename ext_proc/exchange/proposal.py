@@ -16,10 +16,12 @@ from ext_proc.exchange import request_refusals as refused
 from ext_proc.exchange.errors import UnboundedError
 from ext_proc.exchange.events import RequestHead
 from ext_proc.exchange.planning import Candidate, candidates, on_store_failure, plan
-from ext_proc.exchange.targets import cheaper_target, resolve_target
+from ext_proc.exchange.targets import Target, cheaper_target, resolve_target
 from ext_proc.exchange.terms import Terms
+from ext_proc.identity import access
 from ext_proc.identity.caller import Caller
 from ext_proc.identity.errors import MetadataError
+from ext_proc.identity.presented import presented
 from ext_proc.identity.resolve import resolve_caller
 from ext_proc.ledger.interface import HoldRequest
 from ext_proc.policy.guardrails import GuardedRequest, GuardrailFinding
@@ -62,18 +64,20 @@ def propose(
 ) -> Proposal | Unmetered | Refusal:
     """Judge one request up to the hold. A Refusal is an expected outcome, never an exception."""
     endpoint = registry.resolve(head.method, head.path)
+    caller = _caller(head, head.path if endpoint is None else endpoint.upstream_path, terms)
+    if isinstance(caller, Refusal):
+        return caller
     if endpoint is None:
         return _unmetered(head, terms.snapshot) or refused.unknown_path(head)
     try:
-        caller = resolve_caller(head.headers, terms.snapshot)
         facts = endpoint.dialect.read_request(body, path=endpoint.upstream_path)
-    except MetadataError as error:
-        return refused.invalid(RefusalType.INVALID_METADATA, str(error), error.cure)
     except DialectError as error:
         return refused.invalid(
             RefusalType.INVALID_REQUEST, f"{error.field}: {error.problem}", "Correct the request body and resend it."
         )
     target = resolve_target(facts.model, endpoint.dialect, terms, head.now_us)
+    if isinstance(target, Target):
+        target = _usable(target, caller, facts.model, head)
     if isinstance(target, Refusal):
         return target
     match = MatchFacts(caller=caller, requested_model=facts.model, target=target.name, headers=head.first)
@@ -101,6 +105,22 @@ def propose(
         keep_if_unavailable=on_store_failure(ways[0]) is not OnStoreFailure.REFUSE,
     )
     return Proposal(endpoint, facts, caller, ways, hold, _audited(findings, invalid, breached))
+
+
+def _caller(head: RequestHead, path: str, terms: Terms) -> Caller | Refusal:
+    """Who calls, if they may come in and use this path."""
+    try:
+        caller = resolve_caller(head.headers, terms.snapshot, terms.identities, now_us=head.now_us, claims=head.claims)
+    except MetadataError as error:
+        return refused.invalid(RefusalType.INVALID_METADATA, str(error), error.cure)
+    return caller if isinstance(caller, Refusal) else access.path_refusal(caller, path) or caller
+
+
+def _usable(target: Target, caller: Caller, requested_model: str, head: RequestHead) -> Target | Refusal:
+    """The target, if the caller may use it and brings the provider key where the account wants the client's own."""
+    if target.account.client_credential and not presented(head.headers).others:
+        return access.no_provider_key(target.account.name)
+    return access.model_refusal(caller, requested_model, target.name) or target
 
 
 def _audited(
@@ -135,12 +155,15 @@ def _context(dialect: Dialect, facts: RequestFacts, caller: Caller, candidate: C
         "virtual_account": caller.virtual_account,
         "tenant": caller.tenant,
         "verified": caller.verified,
+        "source": caller.source.value,
+        "key": caller.key_id,
     }
     return json.dumps(
         {
             "request_id": request_id,
             "caller": identity,
             "tags": dict(caller.tags),
+            **({"overridden_tags": list(caller.overridden)} if caller.overridden else {}),
             "requested_model": facts.model,
             "served_model": candidate.target.name,
             "dialect": dialect.name,

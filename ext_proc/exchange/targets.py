@@ -55,7 +55,11 @@ def cheaper_target(target: Target, dialect: Dialect, match: MatchFacts, terms: T
     if name is None:
         return None
     cheaper = resolve_target(name, dialect, terms, now_us)
-    return None if isinstance(cheaper, Refusal) or cheaper == target else cheaper
+    if isinstance(cheaper, Refusal) or cheaper == target:
+        return None
+    # A client's own provider key is good for the account it was brought for, and for no other.
+    needs_another_key = cheaper.account.client_credential and cheaper.account.name != target.account.name
+    return None if needs_another_key else cheaper
 
 
 def _priced(account: ProviderAccount, model: str, terms: Terms, now_us: int) -> Target | Refusal:

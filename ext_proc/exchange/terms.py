@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 from urllib.parse import urlsplit
 
+from ext_proc.identity.identities import Identities
 from ext_proc.policy.snapshot import ProviderAccount, Snapshot
 from ext_proc.pricing.book import PriceBook
 from ext_proc.pricing.private import private_price
@@ -26,17 +27,28 @@ class Terms:
     accounts: Mapping[str, ProviderAccount]
     downgrades: Downgrades
     lease_ms: int
+    identities: Identities
 
     @classmethod
-    def of(cls, snapshot: Snapshot, *, lease_ms: int, upstreams: Mapping[str, str] | None = None) -> Self:
-        """The terms of a snapshot. `upstreams`: account → URL in place of its endpoint."""
+    def of(
+        cls,
+        snapshot: Snapshot,
+        *,
+        lease_ms: int,
+        upstreams: Mapping[str, str] | None = None,
+        identities: Identities | None = None,
+    ) -> Self:
+        """The terms of a snapshot. `upstreams`: account → URL in place of its endpoint. `identities`: everybody who is
+        known; only those of the snapshot where it is left out.
+        """
         moved = upstreams or {}
         accounts = {
             name: replace(account, endpoint=moved.get(name, account.endpoint))
             for name, account in snapshot.accounts.items()
         }
         prices = PriceBook(_private_prices(accounts))
-        return cls(snapshot, prices, accounts, Downgrades.of(snapshot), lease_ms)
+        known = identities or Identities.of(snapshot)
+        return cls(snapshot, prices, accounts, Downgrades.of(snapshot), lease_ms, known)
 
 
 def upstream_path(account: ProviderAccount, path: str) -> str:

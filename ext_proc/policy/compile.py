@@ -131,6 +131,7 @@ def _account(account: Account) -> ProviderAccount:
         endpoint=endpoint.rstrip("/"),
         credential_env=account.credential.env if account.credential else None,
         credential_file=account.credential.file if account.credential else None,
+        client_credential=account.credential is not None and account.credential.client,
         models=tuple(_model(model) for model in account.models),
         region=account.region,
     )

@@ -153,6 +153,7 @@ class ProviderAccount:
     endpoint: str  # scheme://host[:port][/base path]
     credential_env: str | None = None
     credential_file: str | None = None
+    client_credential: bool = False  # each client brings a provider key of its own
     models: tuple[ProviderModel, ...] = ()
     region: str | None = None
 

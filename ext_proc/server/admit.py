@@ -76,7 +76,7 @@ class Admit:
         now_us = self._worker.now_us()
         match message.WhichOneof("request"):
             case "request_headers":
-                return messages.request_head(message.request_headers, now_us)
+                return messages.request_head(message.request_headers, now_us, messages.claims(message.metadata_context))
             case "request_body":
                 return RequestBody(message.request_body.body, now_us)
             case other:
@@ -142,6 +142,7 @@ class Admit:
 
     def _count_refusal(self, admission: Admission, effect: Refuse) -> None:
         refusal, worker = effect.refusal, self._worker
+        worker.directory.note_refusal(refusal)
         worker.metrics.refused(rule=refusal.rule_label, refusal_type=refusal.type.value)
         worker.metrics.request_ended(
             verdict="refuse",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 
 from ext_proc.exchange.effects import Forward, PassUnmetered, Refuse
@@ -29,7 +30,12 @@ CONTINUE_RESPONSE_TRAILERS: Final = pb.ProcessingResponse(response_trailers=pb.T
 _PSEUDO_PATH, _PSEUDO_METHOD = ":path", ":method"
 
 
-def request_head(headers: pb.HttpHeaders, now_us: int) -> RequestHead:
+JWT_NAMESPACE: Final = "envoy.filters.http.jwt_authn"
+JWT_PAYLOAD: Final = "claims"
+"""`payload_in_metadata` of the token providers in Envoy's `jwt_authn` filter."""
+
+
+def request_head(headers: pb.HttpHeaders, now_us: int, claims: dict[str, object] | None = None) -> RequestHead:
     """The request's head. Bytes that are not UTF-8 are kept as surrogates, so that nothing is lost silently."""
     pairs = _pairs(headers.headers)
     pseudo = {name: value for name, value in pairs if name.startswith(":")}
@@ -39,7 +45,16 @@ def request_head(headers: pb.HttpHeaders, now_us: int) -> RequestHead:
         headers=tuple((name, value) for name, value in pairs if not name.startswith(":")),
         now_us=now_us,
         has_body=not headers.end_of_stream,
+        claims=claims,
     )
+
+
+def claims(metadata: core_pb.Metadata) -> dict[str, object] | None:
+    """The claims of a token that Envoy's `jwt_authn` has verified, None where there are none."""
+    struct = metadata.filter_metadata.get(JWT_NAMESPACE)
+    if not isinstance(struct, Struct) or JWT_PAYLOAD not in struct.fields:
+        return None
+    return MessageToDict(struct.fields[JWT_PAYLOAD].struct_value)
 
 
 def response_head(headers: pb.HttpHeaders, now_us: int) -> ResponseHead:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from ext_proc.exchange.terms import Terms
+from ext_proc.identity.directory import Directory
 from ext_proc.ledger import ids
 from ext_proc.ledger.redis_ledger import RedisLedger
 from ext_proc.policy.watch import Watcher
@@ -31,6 +32,7 @@ class Worker:
     metrics: Metrics
     credentials: Credentials
     watcher: Watcher
+    directory: Directory
 
     @property
     def metering(self) -> Metering:

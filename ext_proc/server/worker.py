@@ -12,13 +12,17 @@ import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
 import grpc
 
 from ext_proc.exchange.terms import Terms
+from ext_proc.identity.directory import Directory
+from ext_proc.identity.identities import Identities
+from ext_proc.identity.server_secret import server_secret
+from ext_proc.identity.store import IdentityStore
 from ext_proc.ledger.options import LedgerOptions
 from ext_proc.ledger.redis_ledger import RedisLedger
 from ext_proc.policy.snapshot import Snapshot
@@ -49,6 +53,7 @@ DRAIN_NOTICE_SECONDS: Final = 1.5
 REAP_INTERVAL_SECONDS: Final = 1.0
 REAP_LIMIT: Final = 200
 POLICY_POLL_SECONDS: Final = 1.0
+IDENTITY_POLL_SECONDS: Final = 0.25
 
 _Role = Callable[[Stream], Awaitable[None]]
 
@@ -67,7 +72,12 @@ async def serve(settings: WorkerSettings) -> None:
     await server.start()
     asked_to_reload = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, asked_to_reload.set)
-    work = (_reap(worker), _watch_policies(worker, asked_to_reload), worker.outage.run())
+    work = (
+        _reap(worker),
+        _watch_policies(worker, asked_to_reload),
+        _watch_identities(worker),
+        worker.outage.run(),
+    )
     chores = [asyncio.create_task(chore) for chore in work]
     sys.stdout.write(f"worker {settings.name} ready\n")
     sys.stdout.flush()
@@ -89,9 +99,13 @@ async def _assemble(settings: WorkerSettings) -> Worker:
     ledger = RedisLedger.connect(settings.redis_url, LedgerOptions(ring_dir=own_dir))
     await ledger.start()
     outage = Outage(ledger, metrics, own_dir)
+    secret = server_secret(Path(settings.state_dir))
+    directory = Directory(IdentityStore(ledger.read, secret))
+    await directory.refresh()
     return Worker(
         settings=settings,
-        terms=_terms(settings, snapshot),
+        terms=_terms(settings, snapshot, Identities.of(snapshot, directory.records, secret)),
+        directory=directory,
         watcher=watcher,
         ledger=ledger,
         settler=Settler(ledger, metrics, outage, settings.hold_lease_seconds),
@@ -101,8 +115,26 @@ async def _assemble(settings: WorkerSettings) -> Worker:
     )
 
 
-def _terms(settings: WorkerSettings, snapshot: Snapshot) -> Terms:
-    return Terms.of(snapshot, lease_ms=settings.hold_lease_seconds * 1_000, upstreams=settings.upstreams)
+def _terms(settings: WorkerSettings, snapshot: Snapshot, identities: Identities) -> Terms:
+    return Terms.of(
+        snapshot, lease_ms=settings.hold_lease_seconds * 1_000, upstreams=settings.upstreams, identities=identities
+    )
+
+
+def _identities(worker: Worker, snapshot: Snapshot) -> Identities:
+    return Identities.of(snapshot, worker.directory.records, worker.terms.identities.server_secret)
+
+
+async def _watch_identities(worker: Worker) -> None:
+    """Put changed keys, teams and tenants in force within a second; a silent Redis changes nothing.
+
+    Requests in flight keep the terms they began with.
+    """
+    while True:
+        await asyncio.sleep(IDENTITY_POLL_SECONDS)
+        if await worker.directory.refresh():
+            worker.terms = replace(worker.terms, identities=_identities(worker, worker.terms.snapshot))
+        await worker.directory.append_refusals(worker.settings.name)
 
 
 async def _watch_policies(worker: Worker, asked: asyncio.Event) -> None:
@@ -118,7 +150,7 @@ async def _watch_policies(worker: Worker, asked: asyncio.Event) -> None:
         asked.clear()
         if changed:
             snapshot = worker.watcher.snapshot
-            worker.terms = _terms(worker.settings, snapshot)
+            worker.terms = _terms(worker.settings, snapshot, _identities(worker, snapshot))
             worker.metrics.use_metric_labels(snapshot.settings.metric_labels)
             worker.metrics.policy_loaded(snapshot.version, ok=True)
             _LOG.info("policy set %s is in force", snapshot.version)

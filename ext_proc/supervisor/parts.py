@@ -54,7 +54,9 @@ def load_policies(options: SidecarOptions) -> Policies:
 
 
 def has_credential(account: ProviderAccount) -> bool:
-    """Whether the account's key is at hand."""
+    """Whether the account's key is at hand, or comes with each request."""
+    if account.client_credential:
+        return True
     if account.credential_env is not None:
         return bool(os.environ.get(account.credential_env))
     return account.credential_file is not None and Path(account.credential_file).is_file()

@@ -31,6 +31,7 @@ _SECRET_TEXT = re.compile(
     r"(?P<scheme>\b(?:bearer|authorization\W{1,4}basic)\s+)[A-Za-z0-9._~+/=-]{6,}"
     r"|(?P<url>\b[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+(?=@)"
     r"|\bsk-[A-Za-z0-9_-]{8,}"
+    r"|\btg_[A-Za-z0-9._-]{1,64}_[A-Za-z0-9]{43}\b"
     r"|\bAIza[A-Za-z0-9_-]{20,}"
     r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
     r"|\bgh[pousr]_[A-Za-z0-9]{20,}"

@@ -190,6 +190,9 @@ class LogEvent(StrEnum):
     PROTOCOL_ERROR = "protocol_error"
     USAGE_MISSING = "usage_missing"
     UNPRICED_MODEL = "unpriced_model"
+    IDENTITY_DATA_LOST = "identity_data_lost"
+    IDENTITY_SECRET_DIFFERS = "identity_secret_differs"  # noqa: S105  (the name of an event)
+    IDENTITY_UNREADABLE = "identity_unreadable"
     ADMIN_READY = "admin_ready"
     ADMIN_ERROR = "admin_error"
 

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from ext_proc.identity.errors import MetadataError
-from ext_proc.identity.resolve import resolve_caller
 from ext_proc.identity.tags import MAX_HEADER_BYTES, MAX_TAGS, parse_tags
 from ext_proc.policy.loader import load_files
 from ext_proc.policy.yaml_source import SourceFile
+from tests.identity_kit import caller as caller_of
 
 HEADER = "x-tfy-metadata"
 CURE = 'Send a JSON object of text values, for example x-tfy-metadata: {"cost_center": "search", "repo": "ranker"}'
@@ -114,7 +114,7 @@ def test_a_caller_without_a_key_is_unverified_and_has_no_team_or_tenant() -> Non
     """Identity is not what the client says: tags named team, tenant_id or plan stay tags and select nothing."""
     line = '{"user": "ann", "team": "search", "tenant_id": "acme", "plan": "pro", "virtual_account": "ci"}'
 
-    caller = resolve_caller([("x-tfy-metadata", line), ("x-team", "search")], load_files([SourceFile("a", b"")]))
+    caller = caller_of(load_files([SourceFile("a", b"")]), ("x-tfy-metadata", line), ("x-team", "search"))
 
     assert (caller.user, caller.verified) == ("ann", False)
     assert (caller.team, caller.tenant, caller.plan, caller.virtual_account) == (None, None, None, None)
@@ -125,8 +125,8 @@ def test_tags_set_by_policy_override_those_sent() -> None:
     """A trusted tag wins over the header, for the callers its rule matches."""
     snapshot = load_files([SourceFile("a.yaml", METADATA)])
 
-    nightly = resolve_caller([(HEADER, '{"pipeline": "nightly", "cost_center": "mine"}')], snapshot)
-    other = resolve_caller([(HEADER, '{"pipeline": "daily", "cost_center": "mine"}')], snapshot)
+    nightly = caller_of(snapshot, (HEADER, '{"pipeline": "nightly", "cost_center": "mine"}'))
+    other = caller_of(snapshot, (HEADER, '{"pipeline": "daily", "cost_center": "mine"}'))
 
     assert nightly.tags == {"pipeline": "nightly", "cost_center": "batch", "gateway": "tollgate"}
     assert other.tags == {"pipeline": "daily", "cost_center": "mine", "gateway": "tollgate"}
@@ -136,6 +136,6 @@ def test_the_header_can_have_another_name() -> None:
     """A tagging document names the header; its case does not matter, and the old name is then no tag header."""
     text = b"name: t\ntype: gateway-tagging-config\nheader: X-Tags\n"
 
-    caller = resolve_caller([("x-tags", '{"a": "b"}'), (HEADER, "nonsense")], load_files([SourceFile("a", text)]))
+    caller = caller_of(load_files([SourceFile("a", text)]), ("x-tags", '{"a": "b"}'), (HEADER, "nonsense"))
 
     assert caller.tags == {"a": "b"}

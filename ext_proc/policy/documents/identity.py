@@ -10,12 +10,16 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal
 
+from ext_proc.identity.keys import is_key_id
 from ext_proc.identity.tags import tag_problem
 from ext_proc.policy.documents.common import unique
 from ext_proc.policy.fields import Located, Problem, optional, required
 from ext_proc.policy.scalars import shown
 
 _HASH = re.compile(r"(sha256|hmac-sha256):[0-9a-f]{64}")
+CERTIFICATE_PARTS = ("uri", "dns", "subject", "cn", "ou", "o", "hash")
+"""What Envoy tells of a client certificate, and the usual parts of its subject."""
+
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -39,8 +43,10 @@ def parse_instant(text: str) -> datetime | None:
 class VirtualKey(Located):
     """A key the gateway gives out. Only its hash is written here."""
 
-    id: str = required("Names the key; it is never secret.", example="ci-search-2026")
-    hash: str = required("`sha256:` or `hmac-sha256:` and 64 hex digits.", example="sha256:…")
+    id: str = required("Names the key and stands in its text; it is never secret.", example="ci-search-2026")
+    hash: str = required(
+        "`hmac-sha256:` or `sha256:` and 64 hex digits, as `tollgate keys hash` prints it.", example="hmac-sha256:…"
+    )
     user: str | None = optional("Whose it is: a user.", example="alice@example.com")
     team: str | None = optional("Whose it is: a team.", example="search")
     virtual_account: str | None = optional("Whose it is: a virtual account.", example="ci")
@@ -50,7 +56,7 @@ class VirtualKey(Located):
     )
     allowed_models: tuple[str, ...] | None = optional("Models it may use; all by default.", example="[chat]")
     allowed_paths: tuple[str, ...] | None = optional("Paths it may use; all by default.", example="[/v1/messages]")
-    environment: str | None = optional("The environment it belongs to.", example="production")
+    environment: str | None = optional("The environment it belongs to: the tag `environment`.", example="production")
     not_before: str | None = optional("From when it is valid.", example="2026-01-01T00:00:00Z")
     expires: str | None = optional("Until when it is valid.", example="2027-01-01T00:00:00Z")
     speaks_for_tenants: bool = optional(
@@ -59,6 +65,8 @@ class VirtualKey(Located):
 
     def problems(self) -> Iterator[Problem]:
         """A hash, not a key; times that can be read; tags a client could send."""
+        if not is_key_id(self.id):
+            yield ("id", f"{shown(self.id)} cannot stand in a key", "write 1 to 64 letters, digits, '.', '_' or '-'")
         if not _HASH.fullmatch(self.hash):
             yield ("hash", "is no hash", "write sha256: or hmac-sha256: and 64 hex digits; never the key itself")
         for name in ("not_before", "expires"):
@@ -79,6 +87,10 @@ class Team(Located):
     tags: Mapping[str, str] = optional(
         "Tags of every request of its keys.", factory=lambda: _NOTHING, example="{cost_center: search}"
     )
+    allowed_models: tuple[str, ...] | None = optional("Models its keys may use; all by default.", example="[chat]")
+    allowed_paths: tuple[str, ...] | None = optional(
+        "Paths its keys may use; all by default.", example="[/v1/messages]"
+    )
 
     def problems(self) -> Iterator[Problem]:
         """Tags a client could send."""
@@ -92,6 +104,13 @@ class Tenant(Located):
     id: str = required("Names the tenant.", example="acme")
     plan: str | None = optional("What it pays for: caps and downgrades may depend on it.", example="pro")
     owner: str | None = optional("Who answers for it.", example="accounts@example.com")
+    tags: Mapping[str, str] = optional(
+        "Tags of every request for it.", factory=lambda: _NOTHING, example="{region: eu}"
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        """Tags a client could send."""
+        yield from _tag_problems(self.tags)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +125,16 @@ class JwtClaims(Located):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateParts(Located):
+    """Which part of a verified client certificate says who calls."""
+
+    user: str | None = optional("Part.", one_of=CERTIFICATE_PARTS, example="cn")
+    team: str | None = optional("Part.", one_of=CERTIFICATE_PARTS, example="ou")
+    virtual_account: str | None = optional("Part.", one_of=CERTIFICATE_PARTS, example="uri")
+    tenant: str | None = optional("Part.", one_of=CERTIFICATE_PARTS, example="o")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityDocument(Located):
     """Keys, teams and tenants."""
 
@@ -117,6 +146,9 @@ class IdentityDocument(Located):
     default_plan: str | None = optional("The plan of a tenant that is not listed.", example="free")
     require_team: bool = optional("Whether a caller without a team is refused.", default=False, example="true")
     jwt: JwtClaims | None = optional("How claims map to callers.", example="{user: email, tenant: org_id}")
+    certificates: CertificateParts | None = optional(
+        "How client certificates map to callers.", example="{virtual_account: uri}"
+    )
     anonymous: Anonymous | None = optional(
         "A caller without a key; allowed until keys exist, unless written.", example="refuse"
     )

@@ -9,10 +9,10 @@ from datetime import date
 from decimal import Decimal
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Literal
+from typing import ClassVar, Literal
 from urllib.parse import urlsplit
 
-from ext_proc.policy.documents.common import SecretRef, unique
+from ext_proc.policy.documents.common import unique
 from ext_proc.policy.fields import Located, Problem, optional, required
 from ext_proc.policy.scalars import shown
 
@@ -154,6 +154,23 @@ class Model(Located):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Credential(Located):
+    """Where the provider's key is, never the key."""
+
+    written_as: ClassVar[str] = "{env: NAME} or {file: PATH}, never the secret itself"
+
+    env: str | None = optional("An environment variable of the sidecar.", example="OPENAI_API_KEY")
+    file: str | None = optional("A mounted file, read again when it changes.", example="/etc/tollgate/openai.key")
+    client: bool = optional("Whether each client brings a provider key of its own.", default=False, example="true")
+
+    def problems(self) -> Iterator[Problem]:
+        """One place, not two."""
+        if [self.env is not None, self.file is not None, self.client].count(True) != 1:
+            cure = "write either {env: NAME} or {file: PATH}, or {client: true} where clients bring their own"
+            yield ("", "names no single place of the secret", cure)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Account(Located):
     """One provider account."""
 
@@ -163,7 +180,7 @@ class Account(Located):
         "Base URL, where it is not the provider's public one.", example="http://llm.internal:8000"
     )
     region: str | None = optional("The provider's region.", example="eu-central-1")
-    credential: SecretRef | None = optional("Where the key is.", example="{env: OPENAI_API_KEY}")
+    credential: Credential | None = optional("Where the key is.", example="{env: OPENAI_API_KEY}")
     models: tuple[Model, ...] = optional("Models with prices of their own.", default=(), example="[{name: gpt-4o}]")
 
     def problems(self) -> Iterator[Problem]:
@@ -183,7 +200,7 @@ class ProviderDocument(Located):
     provider: str | None = optional("One account: whose API it speaks.", one_of=PROVIDERS, example="openai")
     endpoint: str | None = optional("One account: base URL.", example="http://llm.internal:8000")
     region: str | None = optional("One account: the provider's region.", example="eu-central-1")
-    credential: SecretRef | None = optional("One account: where the key is.", example="{env: OPENAI_API_KEY}")
+    credential: Credential | None = optional("One account: where the key is.", example="{env: OPENAI_API_KEY}")
     models: tuple[Model, ...] = optional("One account: models with prices of their own.", default=(), example="[]")
 
     def problems(self) -> Iterator[Problem]:
