@@ -131,9 +131,14 @@ class Admission:
 
     def _on_head(self, head: RequestHead) -> tuple[State, tuple[AdmissionEffect, ...]]:
         self._head = head
-        if head.has_body:
-            return State.AWAIT_BODY, (AcknowledgeHead(self.hold_id),)
-        return self._judge(b"")
+        if not head.has_body:
+            return self._judge(b"")
+        if registry.resolve(head.method, head.path) is None:
+            # Nothing in a body can save a path that is not understood; a CONNECT would never send one.
+            state, effects = self._judge(b"")
+            if state is State.REFUSED:
+                return state, effects
+        return State.AWAIT_BODY, (AcknowledgeHead(self.hold_id),)
 
     def _judge(self, body: bytes) -> tuple[State, tuple[AdmissionEffect, ...]]:
         assert self._head is not None, "a body follows a head"
