@@ -8,8 +8,8 @@ cost:
 ```
 
 Numbers are dollars. A tier's `from` is a number of input tokens; its rate holds for the whole request once the input
-passes it, or, with `tier_mode: marginal`, for the part of the request beyond it. Prices change by adding entries, never
-by editing: `prices: [{from: 2026-01-01, per_1000_tokens: …}, …]`.
+passes it, or, with `tier_mode: marginal`, for the part of the request beyond it. Prices change by adding entries with a
+`from` day, never by editing.
 """
 
 from __future__ import annotations
@@ -48,53 +48,40 @@ _INPUT_RATES = (
 )  # fmt: skip
 _OUTPUT_RATES = ("output", "audio_out", "image_out", "video_out")
 
-_TIER_KEYS = {"input_tiers": "input", "output_tiers": "output", "cache_read_tiers": "cache_read"}
+_TIER_KEYS = {
+    "input_tiers": "input",
+    "output_tiers": "output",
+    "cache_read_tiers": "cache_read",
+    "cache_write_tiers": "cache_write",
+}
 _UNIT_KEYS = {"per_request": "requests", "per_search": "searches"}
-_TOP_KEYS = frozenset({"per_1000_tokens", "per_1000_embedding_tokens", "from", "prices", "tier_mode", *_UNIT_KEYS})
+_TOP_KEYS = frozenset({"per_1000_tokens", "per_1000_embedding_tokens", "from", "tier_mode", *_UNIT_KEYS})
 
 
 def private_price(cost: Mapping[str, object]) -> Schedule:
-    """The prices a `cost` mapping sets. Raises `PricingError` naming the field and the cure."""
-    entries = cost.get("prices")
-    if entries is None:
-        return Schedule((_dated(cost, ""),))
-    if set(cost) != {"prices"}:
-        other = min(set(cost) - {"prices"})
-        raise PricingError(str(other), "stands beside `prices`; move it into the entries of `prices`")
-    if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
-        raise PricingError("prices", "must be a list of entries, each with its own `from` date")
-    dated = [_dated(_mapping(entry, f"prices[{index}]"), f"prices[{index}].") for index, entry in enumerate(entries)]
-    for index, entry in enumerate(dated[1:], start=1):
-        if entry.from_us is None:
-            raise PricingError(f"prices[{index}].from", "is missing; only the first entry may hold since ever")
-    return Schedule(tuple(sorted(dated, key=lambda entry: -1 if entry.from_us is None else entry.from_us)))
-
-
-def _dated(cost: Mapping[str, object], within: str) -> Dated:
+    """The price a `cost` entry sets, from its day on. Raises `PricingError` naming the field and the cure."""
     for key in cost:
-        if key not in _TOP_KEYS or (within and key == "prices"):
-            known = ", ".join(sorted(_TOP_KEYS - ({"prices"} if within else set())))
-            raise PricingError(f"{within}{key}", f"is not a kind of price; known are {known}")
+        if key not in _TOP_KEYS:
+            raise PricingError(key, f"is not a kind of price that is metered; those are {', '.join(sorted(_TOP_KEYS))}")
     mode = cost.get("tier_mode", "whole_request")
     if mode not in {"whole_request", "marginal"}:
-        raise PricingError(f"{within}tier_mode", f"is {mode!r}; it must be whole_request or marginal")
-    units = {rate: _pico(cost[key], f"{within}{key}", 1) for key, rate in _UNIT_KEYS.items() if key in cost}
-    tokens, field = _token_prices(cost, within)
+        raise PricingError("tier_mode", f"is {mode!r}; it must be whole_request or marginal")
+    units = {rate: _pico(cost[key], key, 1) for key, rate in _UNIT_KEYS.items() if key in cost}
+    tokens, field = _token_prices(cost)
     if not tokens and not units:
-        raise PricingError(f"{within}per_1000_tokens", "is missing; give at least one price, 0 for a free model")
+        raise PricingError("per_1000_tokens", "is missing; give at least one price, 0 for a free model")
     price = Price(tiers=_tiers(tokens, units, field), version=f"private-{_digest(cost)}", marginal=mode == "marginal")
-    return Dated(price, from_us=_from_us(cost.get("from"), f"{within}from"))
+    return Schedule((Dated(price, from_us=_from_us(cost.get("from"), "from")),))
 
 
-def _token_prices(cost: Mapping[str, object], within: str) -> tuple[Mapping[str, object], str]:
+def _token_prices(cost: Mapping[str, object]) -> tuple[Mapping[str, object], str]:
     """The token prices and the field they stand in."""
     if "per_1000_embedding_tokens" in cost:
         if "per_1000_tokens" in cost:
-            raise PricingError(f"{within}per_1000_embedding_tokens", "stands beside per_1000_tokens; keep one of them")
-        field = f"{within}per_1000_embedding_tokens"
-        return {"input": cost["per_1000_embedding_tokens"]}, field
-    field = f"{within}per_1000_tokens"
-    return _mapping(cost["per_1000_tokens"], field) if "per_1000_tokens" in cost else {}, field
+            raise PricingError("per_1000_embedding_tokens", "stands beside per_1000_tokens; keep one of them")
+        return {"input": cost["per_1000_embedding_tokens"]}, "per_1000_embedding_tokens"
+    field = "per_1000_tokens"
+    return _mapping(cost[field], field) if field in cost else {}, field
 
 
 def _tiers(tokens: Mapping[str, object], units: Mapping[str, int], field: str) -> tuple[Tier, ...]:
