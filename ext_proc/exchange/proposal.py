@@ -30,6 +30,16 @@ from ext_proc.refusal import Refusal, RefusalType
 
 
 @dataclass(frozen=True, slots=True)
+class Understood:
+    """A request that is read: what speaks there, who calls, for which target. Rules have not been asked yet."""
+
+    endpoint: Endpoint
+    facts: RequestFacts
+    target: Target
+    match: MatchFacts
+
+
+@dataclass(frozen=True, slots=True)
 class Proposal:
     """A request that may be admitted, if the ledger grants its hold."""
 
@@ -63,24 +73,11 @@ def propose(
     head: RequestHead, body: bytes, terms: Terms, hold_id: str, request_id: str
 ) -> Proposal | Unmetered | Refusal:
     """Judge one request up to the hold. A Refusal is an expected outcome, never an exception."""
-    endpoint = registry.resolve(head.method, head.path)
-    caller = _caller(head, head.path if endpoint is None else endpoint.upstream_path, terms)
-    if isinstance(caller, Refusal):
-        return caller
-    if endpoint is None:
-        return _unmetered(head, terms.snapshot) or refused.unknown_path(head)
-    try:
-        facts = endpoint.dialect.read_request(body, path=endpoint.upstream_path)
-    except DialectError as error:
-        return refused.invalid(
-            RefusalType.INVALID_REQUEST, f"{error.field}: {error.problem}", "Correct the request body and resend it."
-        )
-    target = resolve_target(facts.model, endpoint.dialect, terms, head.now_us)
-    if isinstance(target, Target):
-        target = _usable(target, caller, facts.model, head)
-    if isinstance(target, Refusal):
-        return target
-    match = MatchFacts(caller=caller, requested_model=facts.model, target=target.name, headers=head.first)
+    understood = understand(head, body, terms)
+    if not isinstance(understood, Understood):
+        return understood
+    endpoint, facts, target, match = understood.endpoint, understood.facts, understood.target, understood.match
+    caller = match.caller
     findings = terms.snapshot.missing_tags(match)
     if enforced := [finding for finding in findings if finding.enforced]:
         return refused.not_tagged(enforced, terms.snapshot.settings.metadata_header)
@@ -107,8 +104,33 @@ def propose(
     return Proposal(endpoint, facts, caller, ways, hold, _audited(findings, invalid, breached))
 
 
-def _caller(head: RequestHead, path: str, terms: Terms) -> Caller | Refusal:
+def understand(head: RequestHead, body: bytes, terms: Terms) -> Understood | Unmetered | Refusal:
+    """Read one request: all that is known of it before any rule is asked."""
+    endpoint = registry.resolve(head.method, head.path)
+    caller = caller_of(head, terms)
+    if isinstance(caller, Refusal):
+        return caller
+    if endpoint is None:
+        return _unmetered(head, terms.snapshot) or refused.unknown_path(head)
+    try:
+        facts = endpoint.dialect.read_request(body, path=endpoint.upstream_path)
+    except DialectError as error:
+        return refused.invalid(
+            RefusalType.INVALID_REQUEST, f"{error.field}: {error.problem}", "Correct the request body and resend it."
+        )
+    target = resolve_target(facts.model, endpoint.dialect, terms, head.now_us)
+    if isinstance(target, Target):
+        target = _usable(target, caller, facts.model, head)
+    if isinstance(target, Refusal):
+        return target
+    match = MatchFacts(caller=caller, requested_model=facts.model, target=target.name, headers=head.first)
+    return Understood(endpoint, facts, target, match)
+
+
+def caller_of(head: RequestHead, terms: Terms) -> Caller | Refusal:
     """Who calls, if they may come in and use this path."""
+    endpoint = registry.resolve(head.method, head.path)
+    path = head.path if endpoint is None else endpoint.upstream_path
     try:
         caller = resolve_caller(head.headers, terms.snapshot, terms.identities, now_us=head.now_us, claims=head.claims)
     except MetadataError as error:
