@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from ext_proc.ledger import ids
+from ext_proc.ledger.connections import open_channel
 from ext_proc.ledger.interface import (
     AccountSpec,
     Basis,
@@ -63,16 +64,16 @@ async def connected(url: str, options: LedgerOptions = PATIENT) -> AsyncIterator
 
 async def on_test_clock(url: str, clock: TestClock, options: LedgerOptions = PATIENT) -> RedisLedger:
     """A ledger on an empty Redis whose scripts read the test's clock; call `set_clock` when it moves."""
-    ledger = RedisLedger.connect(url, options)
-    ledger._scripts = load_scripts(CLOCK_LUA)
-    await ledger._channel.call("FLUSHALL")
+    channel = open_channel(url, options.realm, options.connect_timeout_ms)
+    ledger = RedisLedger(channel, options, scripts=load_scripts(CLOCK_LUA))
+    await ledger.read("FLUSHALL")
     await set_clock(ledger, clock)
     return ledger
 
 
 async def set_clock(ledger: RedisLedger, clock: TestClock) -> None:
     """Tell Redis the test's time."""
-    await ledger._channel.call("SET", CLOCK_KEY, clock.now_us)
+    await ledger.read("SET", CLOCK_KEY, clock.now_us)
 
 
 async def all_keys(ledger: RedisLedger, pattern: str = "*") -> list[bytes]:

@@ -108,10 +108,11 @@ def main(names: list[str]) -> int:
                         survivors.append(
                             f"{path.name}:{number + 1}: {line.strip()}  ->  {mutant.strip() or '(left out)'}"
                         )
-                        print("SURVIVED", survivors[-1], flush=True)
+                        sys.stdout.write(f"SURVIVED {survivors[-1]}\n")
+                        sys.stdout.flush()
                     break
             path.write_text("\n".join(lines) + "\n")
-    print(f"{tried} lines broken, {len(survivors)} survived")
+    sys.stdout.write(f"{tried} lines broken, {len(survivors)} survived\n")
     return 1 if survivors else 0
 
 

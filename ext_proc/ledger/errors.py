@@ -21,3 +21,7 @@ class StoreUnreachableError(StoreError):
 
 class ScriptUnknownError(StoreError):
     """Redis does not have the script (it restarted, failed over or was told to forget): send it again."""
+
+
+class NotAskedError(StoreUnreachableError):
+    """The breaker is open: nothing was sent."""

@@ -43,6 +43,7 @@ from ext_proc.ledger.interface import (
 )
 from ext_proc.ledger.journal import JournalFigures, entry, event
 from ext_proc.ledger.options import DAY_MS, Retention
+from ext_proc.ledger.standing import Slot, Standing
 from ext_proc.ledger.windows import SLIDING_US, WindowCache
 
 STEP_BACK_US = 60_000_000
@@ -240,6 +241,33 @@ class MemoryLedger:
     async def open_holds(self) -> int:
         """How many holds are open now."""
         return len(self._leases)
+
+    def standing(self, spec: AccountSpec) -> Standing:
+        """What an account holds now: what `stand` of another ledger takes over."""
+        now_us = self._begin()
+        account = self._account(spec, now_us)
+        ranked = sorted(account.top.items(), key=_rank, reverse=True)
+        return Standing(
+            spent=account.spent,
+            held=account.held,
+            slots=tuple(Slot(at_us, slot.spent, slot.held) for at_us, slot in sorted(account.slots.items())),
+            latched=keys.digest(spec) in self._latched,
+            top=tuple(TopConsumer(tag, value, spent) for (tag, value), spent in ranked),
+        )
+
+    def stand(self, spec: AccountSpec, standing: Standing) -> None:
+        """Take over what an account holds elsewhere."""
+        now_us = self._begin()
+        account = self._account(spec, now_us)
+        self._accounts[account.name] = account
+        account.generation = self._seq + 1
+        account.cap, account.thresholds, account.latches = saturated(spec.cap), spec.alert_thresholds, spec.latch
+        self._keep(account, now_us)
+        account.spent, account.held = standing.spent, standing.held
+        account.slots = {slot.at_us: _Slot(slot.spent, slot.held) for slot in standing.slots}
+        account.top = {(consumer.tag, consumer.value): consumer.spent for consumer in standing.top}
+        if standing.latched:
+            self._latched.add(keys.digest(spec))
 
     # --- hold ---------------------------------------------------------------------------------------------------
 

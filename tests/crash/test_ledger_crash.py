@@ -120,7 +120,7 @@ def test_append_only_file_cut_anywhere_is_before_or_after(tmp_path: Path) -> Non
     async def state_after(directory: Path) -> tuple[int, int, int, int]:
         with server_in(directory, *AOF, "--aof-load-truncated", "yes") as server:
             ledger = RedisLedger.connect(server.url, options())
-            await ledger._look()
+            await ledger._asker.look()
             found = await books(ledger)
             await ledger.close()
             return found
@@ -186,7 +186,7 @@ def test_failover_that_lost_writes_is_noticed_and_made_good(with_ring: bool, tmp
             await watcher.read("REPLICAOF", "NO", "ONE")
             clients.retarget(replica.port)
             await until(lambda: ledger.is_available)
-            await ledger._look()
+            await ledger._asker.look()
             assert ledger.counters.sequence_lost + ledger.counters.servers_changed >= 1
             if with_ring:
                 await until(lambda: ledger.counters.reconciled >= 20)
@@ -221,7 +221,7 @@ def test_redis_that_comes_back_empty_is_noticed_and_filled(tmp_path: Path) -> No
             await ledger.hold(still_open)
             server.kill()
             server.start()
-            await ledger._look()
+            await ledger._asker.look()
             await until(lambda: ledger.counters.reconciled >= 21)
             assert ledger.counters.epochs_changed == 1
             assert (await books(ledger))[:2] == (700, 100)

@@ -32,6 +32,7 @@ from tests.ledger_kit import (
     START_US,
     TestClock,
     account,
+    all_keys,
     hold_id,
     on_test_clock,
     one_plan,
@@ -279,3 +280,63 @@ def test_tokens_and_dollars_are_counted_apart(at_desk: AtDesk) -> None:
         assert await desk.told() == [(75, 79, 100)]
 
     at_desk(story)
+
+
+def test_idle_lifetime_account_begins_anew(at_desk: AtDesk) -> None:
+    """A lifetime account that nobody used for ninety days is forgotten: spend, thresholds, top consumers and all."""
+
+    async def story(desk: Desk) -> None:
+        spec = account(cap=100, window=LIFETIME)
+        await desk.spend(spec, 80, (("user", "ada"),))
+        await desk.move(60 * DAY_US)
+        assert (await desk.hold(spec, 10)).states[0].spent == 80
+        await desk.move(92 * DAY_US)
+        in_flight = hold_id(desk.count, desk.clock() - 92 * DAY_US)
+        assert await desk.ledger.expire(10) == 1
+        reply = await desk.hold(spec, 30)
+        assert (reply.states[0].spent, reply.states[0].held) == (0, 30)
+        assert (await desk.ledger.resolve(settle(in_flight, 1))).code is Code.CORRECTED
+        (balance,), _ = await desk.ledger.balances(rule=None, limit=5, cursor="")
+        assert (balance.spent, balance.held) == (0, 30)
+        assert await desk.ledger.top_consumers(balance.name, 5) == ()
+        await desk.spend(spec, 75)
+        assert await desk.told() == [(75, 80, 100), (75, 75, 100)]
+
+    at_desk(story)
+
+
+def test_rate_window_after_a_long_pause_begins_anew(at_desk: AtDesk) -> None:
+    """Entries of a rate window that was forgotten whole neither count nor show in what is told of it."""
+
+    async def story(desk: Desk) -> None:
+        spec = account(cap=1_000, window=Window(WindowKind.SLIDING, Period.MINUTE), measure=Measure.REQUESTS)
+        for _ in range(3):
+            await desk.hold(spec, 1)
+            await desk.move(1_000)
+        await desk.move(DAY_US)
+        reply = await desk.hold(spec, 1)
+        assert (reply.states[0].held, reply.states[0].window_end_us) == (1, desk.clock() + 60_000_000)
+        await desk.move(61_000_000)
+        reply = await desk.hold(spec, 1)
+        assert (reply.states[0].held, reply.states[0].window_end_us) == (1, desk.clock() + 60_000_000)
+
+    at_desk(story)
+
+
+def test_rate_window_keeps_a_thousand_instants_at_most(redis_url: str) -> None:
+    """A tracked rate window far past its cap goes over to sub-windows: what it stores stays bounded, and counts all."""
+
+    async def run() -> None:
+        clock = TestClock()
+        ledger = await on_test_clock(redis_url, clock)
+        spec = account(cap=10, window=Window(WindowKind.SLIDING, Period.HOUR), measure=Measure.REQUESTS)
+        desk = Desk(ledger, clock)
+        for _ in range(1_050):
+            reply = await desk.hold(spec, 1, deciding=False)
+            await desk.move(1_000)
+        assert reply.states[0].held == 1_050
+        (slots,) = await all_keys(ledger, "tg:{0}:slots:*")
+        assert await ledger.read("ZCARD", slots) == 1_001
+        await ledger.close()
+
+    asyncio.run(run())

@@ -15,10 +15,11 @@ from dataclasses import replace
 import pytest
 
 from ext_proc.ledger import ids
+from ext_proc.ledger.connections import open_channel
 from ext_proc.ledger.interface import Basis, Code, HoldReply, HoldRequest, Measure, Posting, Window, WindowKind
 from ext_proc.ledger.options import LedgerOptions
 from ext_proc.ledger.redis_ledger import RedisLedger
-from tests.ledger_kit import DroppingProxy, account, connected, one_plan, settle, simple_hold, until
+from tests.ledger_kit import PATIENT, DroppingProxy, account, connected, one_plan, settle, simple_hold, until
 
 pytestmark = pytest.mark.redis
 
@@ -326,8 +327,8 @@ def test_worker_with_a_wrong_clock_moves_no_window(redis_url: str) -> None:
         hour_us = 3_600_000_000
         ledgers = []
         for offset_us in (hour_us, -hour_us):
-            ledger = RedisLedger.connect(redis_url)
-            ledger._wall_us = functools.partial(skewed_us, offset_us)
+            channel = open_channel(redis_url, "0", 1_000)
+            ledger = RedisLedger(channel, PATIENT, wall_us=functools.partial(skewed_us, offset_us))
             ledgers.append(ledger)
         windows = set()
         for number, ledger in enumerate(ledgers):

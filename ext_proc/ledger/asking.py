@@ -1,0 +1,203 @@
+"""Asking Redis: one script or one command, within a deadline, with our retries, behind a breaker.
+
+What is learned along the way is kept here too: the time of Redis as last heard, and whether the Redis that answers is
+the one that answered before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import cast
+
+from ext_proc.ledger import codec, keys, upkeep
+from ext_proc.ledger.breaker import Breaker
+from ext_proc.ledger.channel import Channel, Word
+from ext_proc.ledger.counters import LedgerCounters
+from ext_proc.ledger.errors import NotAskedError, ScriptUnknownError, StoreError, StoreUnreachableError
+from ext_proc.ledger.interface import Stamp
+from ext_proc.ledger.options import LedgerOptions
+from ext_proc.ledger.scripts import Script
+
+_ATTEMPTS = 2
+_READ_DEADLINE_MS = 5_000
+
+
+class Asker:
+    """The scripts of one realm, as calls. `on_loss` is told when data may be lost, `on_recovery` when Redis is back."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        options: LedgerOptions,
+        scripts: dict[str, Script],
+        *,
+        wall_us: Callable[[], int],
+        on_loss: Callable[[str], None],
+        on_recovery: Callable[[], None],
+    ) -> None:
+        self.counters = LedgerCounters()
+        self.last_error = ""
+        self.prefix = keys.prefix(options.realm)
+        self._channel = channel
+        self._options = options
+        self._scripts = scripts
+        self._wall_us = wall_us
+        self._on_loss = on_loss
+        self._on_recovery = on_recovery
+        self._clock_key = f"{self.prefix}clock"
+        self._breaker = Breaker(options.breaker_failures)
+        self._stamp: Stamp | None = None
+        self._stamped_at_ns = 0
+        self._sessions = 0
+        self._run_id = ""
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    @property
+    def is_available(self) -> bool:
+        """Whether Redis answered lately: False while the breaker is open."""
+        return not self._breaker.is_open
+
+    async def close(self) -> None:
+        """Stop everything that was spawned, and the channel."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._channel.close()
+
+    def now_us(self) -> int:
+        """The best estimate of Redis time: its last answer plus what has passed here since. This process's own clock
+        only until the first answer.
+        """
+        if self._stamp is None:
+            return self._wall_us()
+        return self._stamp.redis_us + (time.monotonic_ns() - self._stamped_at_ns) // 1000
+
+    async def run(self, name: str, *arguments: Word) -> list[bytes]:
+        """One script, with our retries, within the deadline. Raises StoreError."""
+        if self._breaker.is_open:
+            self.counters.unavailable += 1
+            raise NotAskedError("Redis has not answered for a while")
+        try:
+            async with asyncio.timeout(self._options.deadline_ms / 1000):
+                reply = await self._attempt(name, arguments)
+        except TimeoutError:
+            self.counters.timeouts += 1
+            self._failed()
+            raise StoreUnreachableError(f"no answer to {name} in {self._options.deadline_ms} ms") from None
+        except StoreUnreachableError as error:
+            self.last_error = str(error)
+            self._failed()
+            raise
+        except StoreError as error:
+            self.last_error = str(error)
+            self._breaker.succeeded()
+            self.counters.refused_by_store += 1
+            self.counters.unavailable += 1
+            raise
+        self._breaker.succeeded()
+        self._heard(codec.stamp(reply))
+        return reply
+
+    async def _attempt(self, name: str, arguments: tuple[Word, ...]) -> list[bytes]:
+        script = self._scripts[name]
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return await self._evalsha(script, arguments)
+            except StoreUnreachableError:
+                if attempt == _ATTEMPTS:
+                    raise
+                self.counters.retried += 1
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _evalsha(self, script: Script, arguments: tuple[Word, ...]) -> list[bytes]:
+        """Redis forgets scripts when it restarts or fails over: then they are sent again."""
+        try:
+            return cast("list[bytes]", await self._channel.call("EVALSHA", script.sha, 1, self._clock_key, *arguments))
+        except ScriptUnknownError:
+            return cast("list[bytes]", await self._channel.call("EVAL", script.source, 1, self._clock_key, *arguments))
+
+    async def read(self, *words: Word) -> object:
+        """A plain read for people, who can wait longer than a request. Raises StoreError."""
+        if self._breaker.is_open:
+            raise NotAskedError("Redis has not answered for a while")
+        try:
+            async with asyncio.timeout(_READ_DEADLINE_MS / 1000):
+                return await self._channel.call(*words)
+        except TimeoutError:
+            raise StoreUnreachableError(f"no answer to {words[0]!r}") from None
+
+    async def look(self) -> Stamp | None:
+        """Redis time now; None where it does not answer."""
+        try:
+            return codec.stamp(await self.run("look"))
+        except StoreError:
+            return None
+
+    def _heard(self, stamp: Stamp) -> None:
+        """Keep the stamp, and notice a Redis that has come back empty or older, or is another one."""
+        known, self._stamp = self._stamp, stamp
+        self._stamped_at_ns = time.monotonic_ns()
+        if known is not None and known.epoch:
+            if stamp.epoch != known.epoch:
+                self.counters.epochs_changed += 1
+                self._on_loss(f"Redis came back empty (epoch {known.epoch} became {stamp.epoch})")
+            elif stamp.seq < known.seq:
+                self.counters.sequence_lost += 1
+                self._on_loss(f"Redis came back older: {known.seq - stamp.seq} steps or more are gone")
+        if self._channel.sessions != self._sessions:
+            self._sessions = self._channel.sessions
+            self.spawn(self._identify())
+
+    async def _identify(self) -> None:
+        """After a reconnection: another server may lack what the last one acknowledged, whatever its sequence says."""
+        try:
+            run_id = await upkeep.run_id(self.read)
+        except StoreError:
+            return
+        known, self._run_id = self._run_id, run_id
+        if known not in ("", run_id):
+            self.counters.servers_changed += 1
+            self._on_loss("another Redis process answers")
+
+    def _failed(self) -> None:
+        self.counters.unavailable += 1
+        if self._breaker.failed():
+            self.counters.breaker_opened += 1
+            self._channel.reset()
+            self.spawn(self._probe())
+
+    async def _probe(self) -> None:
+        """Ask until Redis answers, then let calls through again."""
+        while self._breaker.is_open:
+            await asyncio.sleep(self._options.breaker_pause_ms / 1000)
+            try:
+                async with asyncio.timeout(self._options.connect_timeout_ms / 1000):
+                    reply = await self._attempt("look", ())
+            except StoreUnreachableError:
+                continue
+            except TimeoutError:
+                self._channel.reset()
+                continue
+            except StoreError:
+                self._breaker.succeeded()
+                continue
+            self._breaker.succeeded()
+            self._heard(codec.stamp(reply))
+        self._on_recovery()
+
+    async def load_scripts(self) -> None:
+        """Spare the first requests the longer way."""
+        for script in self._scripts.values():
+            try:
+                await self.read("SCRIPT", "LOAD", script.source)
+            except StoreError:
+                return
+
+    def spawn(self, work: Coroutine[object, object, object]) -> asyncio.Task[object]:
+        """Run something in a task of the ledger's own, until it is done or the ledger closes."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
