@@ -26,12 +26,31 @@ TOKENS_PER_SECOND = 60
 
 
 @dataclass(frozen=True, slots=True)
+class InputBound:
+    """Input tokens, and what they were computed from: prompt bytes at so many bytes per token, rounded up, what the
+    provider adds, and a figure for each part outside the body. `window`: the model's context window bounded them.
+    """
+
+    tokens: int
+    prompt_bytes: int
+    bytes_per_token_milli: int
+    overhead_tokens: int
+    external_inputs: int
+    window: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TokenBounds:
     """Input tokens, and the output tokens a grant may lie between (both times `choices`)."""
 
-    input_tokens: int
+    input: InputBound
     output_min: int
     output_max: int
+
+    @property
+    def input_tokens(self) -> int:
+        """At most how many tokens the model reads."""
+        return self.input.tokens
 
 
 def tokens_of(size_bytes: int, bytes_per_token_milli: int) -> int:
@@ -57,14 +76,17 @@ def bound(
     return TokenBounds(_input_bound(facts, strict=strict, context_window=context_window), output_min, output_max)
 
 
-def _input_bound(facts: RequestFacts, *, strict: bool, context_window: int | None) -> int:
+def _input_bound(facts: RequestFacts, *, strict: bool, context_window: int | None) -> InputBound:
+    # A byte-level BPE never yields more tokens than bytes.
+    bytes_per_token_milli = 1_000 if strict else HOLD_BYTES_PER_TOKEN_MILLI
+    tokens = tokens_of(facts.prompt_bytes, bytes_per_token_milli) + facts.overhead_tokens
+    window = False
     if not strict:
-        text = tokens_of(facts.prompt_bytes, HOLD_BYTES_PER_TOKEN_MILLI)
-        return text + facts.overhead_tokens + facts.external_inputs * EXTERNAL_INPUT_TOKENS
-    if facts.external_inputs:
+        tokens += facts.external_inputs * EXTERNAL_INPUT_TOKENS
+    elif facts.external_inputs or (context_window is not None and context_window < tokens):
         if context_window is None:
             raise UnboundedError
-        return context_window
-    # A byte-level BPE never yields more tokens than bytes.
-    inline = facts.prompt_bytes + facts.overhead_tokens
-    return min(inline, context_window) if context_window is not None else inline
+        tokens, window = context_window, True
+    return InputBound(
+        tokens, facts.prompt_bytes, bytes_per_token_milli, facts.overhead_tokens, facts.external_inputs, window
+    )

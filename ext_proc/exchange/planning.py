@@ -10,7 +10,6 @@ from ext_proc.exchange.targets import Target
 from ext_proc.exchange.terms import Terms
 from ext_proc.ledger.interface import AccountSpec, Measure, Plan, Posting, WindowKind
 from ext_proc.policy.snapshot import ConstrainAction, MatchedRule, MatchFacts, OnInsufficient, OnStoreFailure
-from ext_proc.pricing.price import Price
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +61,28 @@ def on_store_failure(candidate: Candidate) -> OnStoreFailure:
     return OnStoreFailure.ALLOW
 
 
+@dataclass(frozen=True, slots=True)
+class HeldRates:
+    """The dearest way each part of a request can be billed, in pico-dollars: what a hold assumes."""
+
+    input: int
+    output: int
+    request: int
+
+
+def held_rates(candidate: Candidate) -> HeldRates:
+    """The rates a candidate is held at."""
+    price = candidate.target.price
+    return HeldRates(price.dearest_input_rate(), price.dearest_output_rate(), price.dearest_request_rate())
+
+
 def plan(candidate: Candidate) -> Plan:
     """What a candidate asks of the ledger."""
-    bounds, price = candidate.bounds, candidate.target.price
+    bounds, rates = candidate.bounds, held_rates(candidate)
 
     def posting(account: AccountSpec, *, deciding: bool, spent_below: int | None = None) -> Posting:
-        fixed = _fixed(account.measure, bounds, price)
-        return Posting(account, deciding, fixed, _per_output_milli(account.measure, price), spent_below)
+        fixed = _fixed(account.measure, bounds, rates)
+        return Posting(account, deciding, fixed, _per_output_milli(account.measure, rates), spent_below)
 
     postings = [
         posting(
@@ -116,11 +130,11 @@ def _min_output_tokens(deciding: list[MatchedRule]) -> int | None:
     return max(rule.min_output_tokens for rule in budgets)
 
 
-def _fixed(measure: Measure, bounds: TokenBounds, price: Price) -> int:
+def _fixed(measure: Measure, bounds: TokenBounds, rates: HeldRates) -> int:
     """What a plan asks of an account before any output, in the account's smallest step."""
     match measure:
         case Measure.COST:
-            picodollars = bounds.input_tokens * price.dearest_input_rate() + price.dearest_request_rate()
+            picodollars = bounds.input_tokens * rates.input + rates.request
             return -(-picodollars // 1_000)
         case Measure.TOKENS | Measure.INPUT_TOKENS:
             return bounds.input_tokens
@@ -130,11 +144,11 @@ def _fixed(measure: Measure, bounds: TokenBounds, price: Price) -> int:
             return 1
 
 
-def _per_output_milli(measure: Measure, price: Price) -> int:
+def _per_output_milli(measure: Measure, rates: HeldRates) -> int:
     """What each output token adds, in thousandths of the step: pico-dollars are thousandths of nano-dollars."""
     match measure:
         case Measure.COST:
-            return price.dearest_output_rate()
+            return rates.output
         case Measure.TOKENS | Measure.OUTPUT_TOKENS:
             return 1_000
         case Measure.INPUT_TOKENS | Measure.REQUESTS | Measure.CONCURRENT:

@@ -5,6 +5,7 @@ Only reading commands are sent, all of them in one transaction, so that the acco
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import cast
 
@@ -33,10 +34,8 @@ class Standings:
         wanted = list(dict.fromkeys(accounts))
         began = self._channel.call("MULTI")
         queued = [self._channel.call(*words) for account in wanted for words in self._commands(account, now_us)]
-        done = self._channel.call("EXEC")
-        for answer in (began, *queued):
-            await answer
-        answers = cast("list[object]", await done)
+        *_, done = await asyncio.gather(began, *queued, self._channel.call("EXEC"))
+        answers = cast("list[object]", done)
         found = {}
         for account in wanted:
             (fields, latched, ranked), answers = answers[:3], answers[3:]
