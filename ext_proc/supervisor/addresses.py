@@ -65,9 +65,10 @@ def bind(address: Address, option: str) -> socket.socket:
     return bound
 
 
-def bound_address(asked: Address, bound: socket.socket) -> Address:
-    """The address with the port it really got."""
-    return Address(asked.host, bound.getsockname()[1])
+def bound_address(bound: socket.socket) -> Address:
+    """The address that was really bound: the host as a number, which Envoy needs, and the port that was given."""
+    host, port = bound.getsockname()[:2]
+    return Address(host, port)
 
 
 def reserve(address: Address, option: str) -> tuple[Address, socket.socket]:
@@ -80,4 +81,4 @@ def reserve(address: Address, option: str) -> tuple[Address, socket.socket]:
     bound = bind(address, option)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # so that others cannot bind beside it either
-    return bound_address(address, bound), bound
+    return bound_address(bound), bound

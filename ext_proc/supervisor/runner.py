@@ -118,17 +118,17 @@ class Runner:
                 self._spawn(self._observer.announce())
 
     async def _start(self, service: Service, life: _Life) -> None:
+        if life.killed:
+            self._events.put_nowait(lifecycle.Exited(service.name, f"{service.name} was not started"))
+            return
         try:
             child = ChildProcess.spawn(service.spec())
-        except (SupervisorError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the lifecycle must hear of it
             self._events.put_nowait(lifecycle.Exited(service.name, f"{service.name} could not be started: {error}"))
             return
         life.child = child
         self._state.record_child(service.name, child.pid)
         self._spawn(self._watch(service, life, child))
-        if life.killed:
-            child.signal(signal.SIGKILL)
-            return
         try:
             await service.ready(child)
         except SupervisorError as error:

@@ -70,7 +70,7 @@ async def run_stack(options: StackOptions, console: Console) -> str | None:
         console.say(f"policies in {sidecar.policies}, state in {state.path}")
         if mock is not None:
             console.say(mock_notice(policies.routing, policies.snapshot))
-        ready = f"listen={listen.url} admin={bound_address(sidecar.admin, admin_socket).url}"
+        ready = f"listen={listen.url} admin={bound_address(admin_socket).url}"
         return await session.run(stages, admin_socket, Greeting(ready, three_requests(policies.snapshot, listen.url)))
 
 
@@ -100,7 +100,7 @@ async def run_sidecar(options: ServeOptions, console: Console) -> str | None:
         upstreams = dict(policies.routing.upstreams)
         workers = build_workers(sidecar, places, state, redis_url=options.redis_url, upstreams=lambda: upstreams)
         session = Session(policies.watch, state, options.redis_url, console)
-        admin = bound_address(sidecar.admin, admin_socket)
+        admin = bound_address(admin_socket)
         grpc = ",".join(places.addresses.values())
         return await session.run([[*workers]], admin_socket, Greeting(f"grpc={grpc} admin={admin.url}"))
 
@@ -114,7 +114,7 @@ def _serving_places(options: ServeOptions) -> WorkerPlaces:
                 "--socket-dir"
             )
         with bind(options.grpc_listen, "--grpc-listen") as probe:
-            return WorkerPlaces({"w0": str(bound_address(options.grpc_listen, probe))})
+            return WorkerPlaces({"w0": str(bound_address(probe))})
     assert options.socket_dir is not None
     if not options.socket_dir.is_dir():
         raise OptionError(f"--socket-dir {options.socket_dir}: there is no such directory")

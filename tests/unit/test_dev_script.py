@@ -161,19 +161,21 @@ def test_without_any_redis_the_cure_is_named(dev: ModuleType, tmp_path: Path, mo
         (["tests/unit", "-x"], ["-m", "not crash", "tests/unit", "-x"]),
         (["--crash"], ["-m", "crash"]),
         (["--all", "-q"], ["-q"]),
-        (["--nightly"], ["--hypothesis-profile=nightly"]),
+        (["--nightly", "tests/property"], ["tests/property"]),
     ],
 )
 def test_which_tests_run(
     dev: ModuleType, arguments: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tests that kill processes run only when asked for; other arguments are pytest's."""
+    """Tests that kill processes run only when asked for, the nightly run is larger; other arguments are pytest's."""
     executed: list[list[str]] = []
+    monkeypatch.setenv("TOLLGATE_TEST_SCALE", "1")
     monkeypatch.setattr(dev, "install", lambda: None)
     monkeypatch.setattr(os, "chdir", lambda _: None)
     monkeypatch.setattr(os, "execv", lambda _, argv: executed.append(argv))
     dev.main(["test", *arguments])
     assert executed == [[dev.PYTHON, "-m", "pytest", *expected]]
+    assert os.environ["TOLLGATE_TEST_SCALE"] == ("20" if "--nightly" in arguments else "1")
 
 
 def test_what_is_no_command_gets_the_usage(dev: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

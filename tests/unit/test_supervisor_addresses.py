@@ -63,12 +63,19 @@ def test_a_port_is_free_again_right_after_its_connections() -> None:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", 0))
         listening.listen()
-        address = bound_address(LOOPBACK, listening)
+        address = bound_address(listening)
         with socket.create_connection(address.reachable) as client:
             accepted, _ = listening.accept()
             accepted.close()  # the side that closes first keeps the connection in TIME_WAIT
             assert client.recv(1) == b""
     reserve(address, "--listen")[1].close()
+
+
+def test_a_name_is_kept_as_the_number_it_stands_for() -> None:
+    """Envoy takes no host names to listen on, so `localhost` is resolved before it is told."""
+    address, kept = reserve(Address("localhost", 0), "--listen")
+    with kept:
+        assert address.host in ("127.0.0.1", "::1")
 
 
 def test_a_host_of_another_machine_is_refused_with_a_cure() -> None:
