@@ -15,6 +15,7 @@ from ext_proc import __version__
 from ext_proc.admin.accounts import account_json
 from ext_proc.admin.context import AdminContext, ledger_answers
 from ext_proc.admin.errors import ParameterError
+from ext_proc.admin.keys import add_key_routes
 from ext_proc.admin.scrape import scrape
 from ext_proc.telemetry.names import LogEvent
 
@@ -39,6 +40,8 @@ def create_app(context: AdminContext) -> web.Application:
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/v1/budgets", _budgets)
     app.router.add_get("/v1/journal", _journal)
+    if context.administration is not None:
+        add_key_routes(app, context.administration)
     return app
 
 
@@ -138,7 +141,8 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         paths = ", ".join(resource.canonical for resource in request.app.router.resources())
         return _error(HTTPStatus.NOT_FOUND, f"nothing here; known paths are {paths}")
     except web.HTTPMethodNotAllowed as error:
-        response = _error(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.method} is not allowed; use GET")
+        allowed = ", ".join(sorted(set(error.allowed_methods) - {"HEAD"}))
+        response = _error(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.method} is not allowed; use {allowed}")
         response.headers["allow"] = ", ".join(sorted(error.allowed_methods))
         return response
     except web.HTTPException as error:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ext_proc.identity.administration import Administration
 from ext_proc.ledger.interface import Code, Ledger
 
 # Minted in 1970 with no randomness: a hold id that nobody has, but that every ledger understands.
@@ -28,6 +29,7 @@ class AdminContext:
     snapshot_info: Callable[[], Mapping[str, str]]
     token: str | None = None
     loopback: bool = False
+    administration: Administration | None = None  # None: no keys are kept here
 
 
 async def ledger_answers(ledger: Ledger) -> bool:

@@ -29,6 +29,9 @@ COMMANDS: dict[str, Command] = {
         Command("tags", "ext_proc.cli.tags", "print the tag glossary of a policy set, with owners"),
         Command("mock-provider", "ext_proc.cli.mock_provider", "run the deterministic provider of the tests"),
         Command("budgets", "ext_proc.cli.budgets", "list the live budget accounts of a running stack"),
+        Command("keys", "ext_proc.cli.keys", "make, list, rotate and revoke virtual keys"),
+        Command("teams", "ext_proc.cli.teams", "list and change teams of a running stack"),
+        Command("tenants", "ext_proc.cli.tenants", "list and change tenants of a running stack"),
         Command("journal", "ext_proc.cli.journal", "list the newest charges of a running stack"),
     )
 }

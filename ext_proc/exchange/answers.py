@@ -15,6 +15,7 @@ from ext_proc.exchange.proposal import Proposal
 from ext_proc.exchange.terms import upstream_path
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.identity.claims import CERTIFICATE_HEADER
+from ext_proc.identity.keys import holds_key
 from ext_proc.identity.presented import CREDENTIAL_HEADERS, presented
 from ext_proc.ledger.interface import AccountState, HoldReply, Measure, WindowKind
 from ext_proc.policy.snapshot import ErrorFormat, Settings
@@ -48,15 +49,20 @@ def headers_to_remove(head: RequestHead, metadata_header: str, *, client_credent
     """What must not reach a provider: credentials, our own headers, and encodings that only we would have to undo.
 
     `client_credential`: the account is used with the client's own provider key, which stays where the client put it.
+    A virtual key is removed from whatever header a client has put it in.
     """
     names = {name for name, _ in head.headers}
+    misplaced = {name for name, value in head.headers if holds_key(value)}
     if client_credential:
         names -= set(presented(head.headers).others)
     return tuple(
         sorted(
             name
             for name in names
-            if name in CLIENT_CREDENTIALS or name.startswith("x-tfy-") or name in {metadata_header, "accept-encoding"}
+            if name in CLIENT_CREDENTIALS
+            or name.startswith("x-tfy-")
+            or name in {metadata_header, "accept-encoding"}
+            or name in misplaced
         )
     )
 

@@ -46,6 +46,11 @@ def id_of(text: str) -> str | None:
     return match[1] if match else None
 
 
+def holds_key(text: str) -> bool:
+    """Whether a key stands anywhere in a text."""
+    return PREFIX in text and _KEY.search(text) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Digests:
     """Both hashes of one key: a check computes both, so that its work does not depend on what is kept."""

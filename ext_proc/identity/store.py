@@ -23,6 +23,7 @@ import orjson
 
 from ext_proc.identity.errors import IdentityStoreError, RecordConflictError
 from ext_proc.identity.keys import fingerprint
+from ext_proc.identity.records import time_text
 from ext_proc.ledger.errors import StoreError
 
 PREFIX: Final = "tg:{keys}:"
@@ -143,8 +144,8 @@ class IdentityStore:
         found = []
         for item in _list(await self._run("XREVRANGE", AUDIT, "+", "-", "COUNT", limit)):
             entry_id, fields = _list(item)
-            at_ms = int(_text(entry_id).partition("-")[0])
-            found.append({"time_ms": at_ms, **orjson.loads(_text(_list(fields)[1]))})
+            at_us = int(_text(entry_id).partition("-")[0]) * 1_000
+            found.append({"time": time_text(at_us), **orjson.loads(_text(_list(fields)[1]))})
         return tuple(found)
 
     async def _write(self, name: str, old: str, new: str | None, audit: Mapping[str, object]) -> None:

@@ -17,8 +17,13 @@ from aiohttp import web
 from ext_proc.admin import table
 from ext_proc.admin.app import create_app
 from ext_proc.admin.context import AdminContext, ledger_answers
+from ext_proc.identity.administration import Administration
+from ext_proc.identity.errors import ServerSecretError
+from ext_proc.identity.server_secret import server_secret
+from ext_proc.identity.store import IdentityStore
 from ext_proc.ledger.redis_ledger import RedisLedger
 from ext_proc.supervisor.console import Console
+from ext_proc.supervisor.errors import SupervisorError
 from ext_proc.supervisor.lifecycle import State
 from ext_proc.supervisor.policy_watch import PolicyWatch
 from ext_proc.supervisor.runner import Observer, Runner
@@ -48,6 +53,10 @@ class Session:
         self._policies = policies
         self._state = state
         self._ledger = RedisLedger.connect(redis_url)
+        try:
+            self._key_secret = server_secret(state.path)  # before a worker asks for it
+        except ServerSecretError as error:
+            raise SupervisorError(str(error)) from None
         self._console = console
         self._accepted = False
 
@@ -90,6 +99,7 @@ class Session:
             metrics_dir=self._state.metrics,
             snapshot_info=self._policies.info,
             token=os.environ.get(ADMIN_TOKEN_VARIABLE) or None,
+            administration=Administration(IdentityStore(self._ledger.read, self._key_secret), self._key_secret),
             loopback=ipaddress.ip_address(bound.getsockname()[0]).is_loopback,
         )
         server = web.AppRunner(create_app(context), access_log=None, handle_signals=False, shutdown_timeout=1.0)
