@@ -39,6 +39,7 @@ class RedisServer:
         self.directory = directory
         self.options = options
         self.port = port or free_port()
+        self.configuration: Path | None = None
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -48,7 +49,8 @@ class RedisServer:
 
     def start(self) -> None:
         """Start and wait until it answers: the process says so in its log, a connection proves it."""
-        command = [redis_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+        command = [redis_binary(), *([str(self.configuration)] if self.configuration else [])]
+        command += ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
         command += ["--logfile", "redis.log", *self.options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
         while self.ask("PING") != "PONG":

@@ -21,7 +21,6 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import redis.asyncio as redis_asyncio
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -76,50 +75,60 @@ def _sentinel(parts: SplitResult, options: dict[str, Any]) -> Connect:
     name = parts.path.strip("/")
     if not name:
         raise ValueError("a Sentinel URL ends with the name of the primary: redis+sentinel://host:port/name")
-    sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-        _hosts(parts, _SENTINEL_PORT),
-        socket_connect_timeout=options["socket_connect_timeout"],
-        protocol=2,
-    )
-    tls = parts.scheme.startswith("rediss")
-    pool = sentinel.master_for(name, ssl=tls, **options, **_credentials(parts)).connection_pool
 
-    async def connect() -> AbstractConnection:
-        return cast("AbstractConnection", pool.make_connection())
+    async def primary(sentinel: AbstractConnection) -> tuple[str, int]:
+        place = await _ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
+        if place is None:
+            raise RedisConnectionError(f"the Sentinel knows no primary called {name}")
+        host, port = cast("list[bytes]", place)
+        return host.decode(), int(port)
 
-    return connect
+    data = {**options, **_credentials(parts)}
+    return _by_way_of(_hosts(parts, _SENTINEL_PORT), primary, parts, asking=options, then=data)
 
 
 def _cluster(parts: SplitResult, options: dict[str, Any], realm: str) -> Connect:
-    seeds = _hosts(parts, _REDIS_PORT)
     slot = key_slot(keys.prefix(realm).encode())
+
+    async def owner(node: AbstractConnection) -> tuple[str, int]:
+        for first, last, primary, *_ in cast("list[list[Any]]", await _ask(node, "CLUSTER", "SLOTS")):
+            if first <= slot <= last:
+                return (primary[0] or b"").decode(), int(primary[1])
+        raise RedisConnectionError(f"no node serves slot {slot}")
+
+    data = {**options, **_credentials(parts)}
+    return _by_way_of(_hosts(parts, _REDIS_PORT), owner, parts, asking=data, then=data)
+
+
+def _by_way_of(
+    seeds: list[tuple[str, int]],
+    find: Callable[[AbstractConnection], Awaitable[tuple[str, int]]],
+    parts: SplitResult,
+    *,
+    asking: dict[str, Any],
+    then: dict[str, Any],
+) -> Connect:
+    """Ask one seed after the other where to go; an empty host in the answer is the seed's own."""
     kind = redis_asyncio.SSLConnection if parts.scheme.startswith("rediss") else redis_asyncio.Connection
-    settings = {**options, **_credentials(parts)}
 
     async def connect() -> AbstractConnection:
-        failure: Exception = RedisConnectionError("no node of the cluster answers")
-        for host, port in seeds:
-            seed = kind(host=host, port=port, **settings)
+        failure: Exception = RedisConnectionError("nobody to ask")
+        for seed_host, seed_port in seeds:
+            seed = kind(host=seed_host, port=seed_port, **asking)
             try:
-                owner = await _owner(seed, slot)
+                host, port = await find(seed)
             except (RedisError, OSError) as error:
                 failure = error
                 continue
             finally:
                 await seed.disconnect(nowait=True)
-            return kind(host=owner[0] or host, port=owner[1], **settings)
+            return kind(host=host or seed_host, port=port, **then)
         raise failure
 
     return connect
 
 
-async def _owner(seed: AbstractConnection, slot: int) -> tuple[str, int]:
-    """The node that serves a slot; an empty host is the one that was asked."""
-    await seed.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-    await seed.send_command("CLUSTER", "SLOTS")
-    ranges = cast("list[list[Any]]", await seed.read_response())
-    for first, last, primary, *_ in ranges:
-        if first <= slot <= last:
-            host: bytes = primary[0] or b""
-            return host.decode(), int(primary[1])
-    raise RedisConnectionError(f"no node serves slot {slot}")
+async def _ask(connection: AbstractConnection, *words: str) -> object:
+    await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+    await connection.send_command(*words)
+    return cast("object", await connection.read_response())
