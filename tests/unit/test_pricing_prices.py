@@ -7,7 +7,9 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from genai_prices import types
 
+from ext_proc.pricing import catalogue
 from ext_proc.pricing.book import PriceBook
 from ext_proc.pricing.errors import PricingError
 from ext_proc.pricing.price import Price
@@ -85,10 +87,15 @@ def test_a_price_is_that_of_its_hour(moment: str, nanodollars: int) -> None:
 
 def test_one_hour_writes_of_a_claude_without_a_rate_for_them_cost_twice_the_input() -> None:
     """T39: never the five-minute rate, where the catalogue has only that."""
-    price = public("vertex", "claude-opus-4-6", us("2026-04-01"))
+    _, entry = catalogue._find("bedrock", "us.anthropic.claude-sonnet-4-20250514-v1:0") or (None, None)
+    assert entry is not None
+    assert isinstance(entry.prices, types.ModelPrice)
+    assert entry.prices.cache_write_1h_mtok is None, "the catalogue prices it now: take another model"
 
-    assert price.charge_nanodollars(Usage(cache_write_1h=1000)) == 10_000_000
-    assert price.charge_nanodollars(Usage(cache_write_5m=1000)) == 6_250_000
+    price = public("bedrock", "us.anthropic.claude-sonnet-4-20250514-v1:0")
+
+    assert price.charge_nanodollars(Usage(cache_write_1h=1000)) == 2 * 1000 * 3000
+    assert price.charge_nanodollars(Usage(cache_write_5m=1000)) == 1000 * 3750
 
 
 @pytest.mark.parametrize(
