@@ -102,6 +102,7 @@ HISTORIES = {
     "a stop before the start finishes, and a late start does nothing": """
         stop         | finish
         start        |
+        stop         |
     """,
 }
 

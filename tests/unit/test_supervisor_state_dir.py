@@ -95,7 +95,7 @@ def test_a_process_that_only_has_the_same_number_is_not_killed(tmp_path: Path, c
     identity = process_identity(child.pid)
     assert identity is not None
     for index, other in enumerate((None, identity + "1", "another-boot/" + identity.partition("/")[2])):
-        killed_predecessor(tmp_path / f"state{index}", Path(), {"w0": (child.pid, other)})
+        killed_predecessor(tmp_path / f"state{index}", tmp_path / "none", {"w0": (child.pid, other)})
     for state_dir in tmp_path.iterdir():
         with StateDir(state_dir):
             assert child.poll() is None
