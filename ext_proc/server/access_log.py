@@ -76,6 +76,9 @@ class AccessLog:
         self._count(ticket, record)
         if self._worker.settler.knows(hold_id):
             return
+        self._wait(ticket, record)
+
+    def _wait(self, ticket: Ticket, record: EndRecord) -> None:
         loop = asyncio.get_running_loop()
         self._pending.append((loop.time() + GRACE_SECONDS, ticket, record))
         if self._wake is None:
@@ -86,7 +89,10 @@ class AccessLog:
         self._wake = None
         while self._pending and self._pending[0][0] <= loop.time():
             _, ticket, record = self._pending.popleft()
-            self._settle(ticket, record)
+            if ticket.store_failed and not self._worker.outage.is_over:
+                self._wait(ticket, record)  # what another worker's meter read is still on its way to Redis
+            else:
+                self._settle(ticket, record)
         if self._pending:
             self._wake = loop.call_at(self._pending[0][0], self._settle_due)
 

@@ -69,6 +69,12 @@ class Outage:
         self._foreign_entries += 1
         return True
 
+    @property
+    def is_over(self) -> bool:
+        """Whether Redis has been back for long enough that every worker has brought what it kept."""
+        since = self._available_since
+        return since is not None and asyncio.get_running_loop().time() > since + 2 * FOREIGN_GRACE_SECONDS
+
     async def run(self) -> None:
         """Replay the journals whenever Redis is back."""
         while True:

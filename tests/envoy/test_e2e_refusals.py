@@ -227,7 +227,7 @@ def test_two_hundred_at_a_budget_for_fifty(gateway: Gateway) -> None:
         behavior = {"hold_open_until": "crowd"}
         usage = {"input": 1, "output": limit}
         with ThreadPoolExecutor(200) as pool:
-            answers = [pool.submit(crowd.chat, usage=usage, behavior=behavior, **body) for _ in range(200)]
+            answers = [pool.submit(crowd.chat_alone, usage=usage, behavior=behavior, **body) for _ in range(200)]
             eventually(lambda: True if sum(answer.done() for answer in answers) >= 150 else None, "150 refusals")
             refused = [answer.result() for answer in answers if answer.done()]
             held = crowd.account("small-daily")["held"]

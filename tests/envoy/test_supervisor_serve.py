@@ -123,7 +123,7 @@ def test_a_sidecar_serves_an_envoy_that_someone_else_runs(
             finally:
                 envoy.stop()
     assert list(shared.glob("w*.sock")) == []
-    assert [path.name for path in (tmp_path / ".tollgate").iterdir()] == ["logs"]
+    assert sorted(path.name for path in (tmp_path / ".tollgate").iterdir()) == ["logs", "workers"]
     told = (tmp_path / "serve.stderr").read_text()
     assert "no credential for anthropic-main, gemini-main: the provider will refuse" in told
     assert "SIGTERM: stopping" in told

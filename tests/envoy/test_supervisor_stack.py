@@ -88,7 +88,7 @@ def test_one_line_on_stdout_and_an_orderly_end(tmp_path: Path) -> None:
     assert_nothing_left(stack.children_at_start, sockets)
     assert refuses_connections(stack.listen)
     assert refuses_connections(stack.admin)
-    assert sorted(path.name for path in stack.state_dir.iterdir()) == ["envoy.yaml", "logs", "redis"]
+    assert sorted(path.name for path in stack.state_dir.iterdir()) == ["envoy.yaml", "logs", "redis", "workers"]
     assert "Traceback" not in stack.stderr() + "".join(stack.log(name) for name in stack.children_at_start)
 
 
