@@ -114,9 +114,10 @@ class Asker:
     async def _evalsha(self, script: Script, arguments: tuple[Word, ...]) -> list[bytes]:
         """Redis forgets scripts when it restarts or fails over: then they are sent again."""
         try:
-            return cast("list[bytes]", await self._channel.call("EVALSHA", script.sha, 1, self._clock_key, *arguments))
+            reply = await self._channel.call("EVALSHA", script.sha, 1, self._clock_key, *arguments)
         except ScriptUnknownError:
-            return cast("list[bytes]", await self._channel.call("EVAL", script.source, 1, self._clock_key, *arguments))
+            reply = await self._channel.call("EVAL", script.source, 1, self._clock_key, *arguments)
+        return cast("bytes", reply).split(b"\n")
 
     async def read(self, *words: Word) -> object:
         """A plain read for people, who can wait longer than a request. Raises StoreError."""

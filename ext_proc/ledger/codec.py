@@ -1,7 +1,7 @@
 """What travels between a worker and the scripts, and nothing else: requests as JSON, answers as words.
 
-A script's answer is `[code, redis_us, epoch, seq, …]`, all decimal or plain text. Numbers in a request stay within
-2^53 − 1 (`amounts`), so that JSON's doubles hold them exactly.
+A script's answer is lines of text: code, redis_us, epoch, seq, and what else it has to say. Numbers in a request stay
+within 2^53 − 1 (`amounts`), so that JSON's doubles hold them exactly.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from ext_proc.ledger.interface import Measure, Window, WindowKind
+from ext_proc.ledger.interface import AccountSpec, Measure, Window, WindowKind
+from ext_proc.pricing.money import dollars
 
 
 def unit_name(measure: Measure, window: Window) -> str:
@@ -13,6 +14,14 @@ def unit_name(measure: Measure, window: Window) -> str:
         return Measure.CONCURRENT.value
     period = "lifetime" if window.period is None else window.period.value
     return f"{measure.value}_per_{period}"
+
+
+def amount_text(account: AccountSpec, amount: int) -> str:
+    """An amount in the account's step, as people write it: `$12.50`, `1,200 tokens`."""
+    if account.measure is Measure.COST:
+        return dollars(amount)
+    noun = "requests" if account.measure in {Measure.REQUESTS, Measure.CONCURRENT} else account.measure.value
+    return f"{amount:,} {noun.replace('_', ' ')}"
 
 
 def rfc3339(time_us: int) -> str:
