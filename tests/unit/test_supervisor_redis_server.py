@@ -26,6 +26,7 @@ Scenario = Callable[["redis.asyncio.Redis", StateDir], Awaitable[None]]
 def run_with_redis(directory: Path, scenario: Scenario) -> tuple[str | None, list[str]]:
     """Run the embedded Redis for the length of a scenario; how it ended and what people were told."""
     news: list[str] = []
+    failures: list[BaseException] = []
 
     async def main() -> str | None:
         with StateDir(directory) as state:
@@ -35,14 +36,18 @@ def run_with_redis(directory: Path, scenario: Scenario) -> tuple[str | None, lis
                 try:
                     async with redis.asyncio.Redis.from_url(server.url) as client:
                         await scenario(client, state)
-                finally:
-                    runner.stop()
+                except BaseException as failure:  # noqa: BLE001 - raised below, where the test sees it
+                    failures.append(failure)
+                runner.stop()
 
             runner = Runner([[server]], state, Observer(news.append, announced))
             async with asyncio.timeout(60):
                 return await runner.run()
 
-    return asyncio.run(main()), news
+    ended = asyncio.run(main())
+    for failure in failures:
+        raise failure
+    return ended, news
 
 
 @pytest.mark.redis
