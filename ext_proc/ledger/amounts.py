@@ -6,7 +6,9 @@ and charge saturates there ($9,007,199 in nano-dollars). What saturates is refus
 
 from __future__ import annotations
 
-from ext_proc.ledger.interface import Basis, Charge, Measure, Posting, Resolution
+from dataclasses import replace
+
+from ext_proc.ledger.interface import Basis, Charge, Measure, Plan, Posting, Resolution
 
 MAX_AMOUNT = 2**53 - 1
 MAX_PER_OUTPUT_MILLI = 9 * 10**12
@@ -16,6 +18,11 @@ MAX_PER_OUTPUT_MILLI = 9 * 10**12
 def saturated(amount: int) -> int:
     """The amount, held within what a script compares exactly."""
     return min(max(amount, 0), MAX_AMOUNT)
+
+
+def saturated_plan(plan: Plan) -> Plan:
+    """The plan with its output range within what a script compares exactly."""
+    return replace(plan, output_min=saturated(plan.output_min), output_max=saturated(plan.output_max))
 
 
 def rate(posting: Posting) -> int:

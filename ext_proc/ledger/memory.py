@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ext_proc.ledger import ids, keys
-from ext_proc.ledger.amounts import amount, charged, effective, largest_output, saturated
+from ext_proc.ledger.amounts import amount, charged, effective, largest_output, saturated, saturated_plan
 from ext_proc.ledger.interface import (
     AccountBalance,
     AccountSpec,
@@ -135,6 +135,7 @@ class MemoryLedger:
     async def hold(self, request: HoldRequest) -> HoldReply:
         """Ask for a hold."""
         now_us = self._begin()
+        request = replace(request, plans=tuple(saturated_plan(plan) for plan in request.plans))
         if request.previous is not None:
             self._resolve(request.previous, now_us)
         return self._stamped(self._hold(request, now_us), now_us)

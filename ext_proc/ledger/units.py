@@ -20,8 +20,8 @@ def amount_text(account: AccountSpec, amount: int) -> str:
     """An amount in the account's step, as people write it: `$12.50`, `1,200 tokens`."""
     if account.measure is Measure.COST:
         return dollars(amount)
-    noun = "requests" if account.measure in {Measure.REQUESTS, Measure.CONCURRENT} else account.measure.value
-    return f"{amount:,} {noun.replace('_', ' ')}"
+    noun = "requests" if account.measure is Measure.CONCURRENT else account.measure.value.replace("_", " ")
+    return f"{amount:,} {noun.removesuffix('s') if amount == 1 else noun}"
 
 
 def rfc3339(time_us: int) -> str:
