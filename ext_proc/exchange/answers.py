@@ -6,13 +6,14 @@ import json
 from http import HTTPStatus
 
 from ext_proc.dialects import error_body
-from ext_proc.dialects.interface import Dialect, Rewrite
+from ext_proc.dialects.interface import Dialect
+from ext_proc.exchange.chain import Attempts, Chain
 from ext_proc.exchange.effects import Forward, Refuse
 from ext_proc.exchange.events import RequestHead
 from ext_proc.exchange.ledger_refusals import Asked
 from ext_proc.exchange.planning import Candidate
 from ext_proc.exchange.proposal import Proposal
-from ext_proc.exchange.terms import upstream_path
+from ext_proc.exchange.sending import outgoing
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.identity.claims import CERTIFICATE_HEADER
 from ext_proc.identity.keys import holds_key
@@ -20,6 +21,7 @@ from ext_proc.identity.presented import CREDENTIAL_HEADERS, presented
 from ext_proc.ledger.interface import AccountState, HoldReply, Measure, WindowKind
 from ext_proc.policy.snapshot import ErrorFormat, Settings
 from ext_proc.refusal import Refusal
+from ext_proc.routing.virtual_models import Member
 
 CLIENT_CREDENTIALS = (*CREDENTIAL_HEADERS, CERTIFICATE_HEADER, "proxy-authorization", "cookie")
 """Headers that may carry a client's credential: they never reach a provider, unless its account is used with them."""
@@ -93,24 +95,73 @@ def forward(proposal: Proposal, reply: HoldReply, head: RequestHead, settings: S
         would_refuse=would_refuse(proposal, reply),
         store_failed=reply.stamp is None,
     )
-    rewrite = Rewrite(
-        model=candidate.target.model if candidate.target.model != facts.model else None,
-        output_limit=granted_limit if inject else None,
-        include_usage=asks_usage,
+    limit = granted_limit if inject else None
+    removed = headers_to_remove(
+        head, settings.metadata_header, client_credential=candidate.target.account.client_credential
+    )
+    chain = _chain(proposal, candidate, reply, removed=removed, output_limit=limit, request_id=request_id)
+    member = proposal.routed.options[0].member if not downgraded else None
+    sent = outgoing(
+        proposal.dialect,
+        proposal.endpoint.upstream_path,
+        facts,
+        candidate.target,
+        limit,
+        overridden=_overridden(member),
     )
     return Forward(
         ticket=ticket,
         account=candidate.target.account.name,
-        path=upstream_path(candidate.target.account, proposal.endpoint.upstream_path),
-        body=proposal.dialect.rewrite(facts, rewrite),
-        remove_headers=headers_to_remove(
-            head, settings.metadata_header, client_credential=candidate.target.account.client_credential
-        ),
+        path=sent.path,
+        body=sent.body,
+        remove_headers=(*removed, *(member.remove_headers if member else ())),
+        set_headers=tuple(member.set_headers.items()) if member else (),
+        limits=proposal.routed.limits((candidate.target.name,)) if chain is None else chain[0].limits,
+        chain=None if chain is None else chain[1],
+        cluster=None if chain is None else chain[0].cluster,
         answer=_answer(candidate, reply, ticket, request_id)
         | ({"verdict": f"downgrade; rule={_constrained_by(proposal, reply)}"} if downgraded else {})
         | ({"output_limit": str(granted_limit)} if inject else {})
         | _ignored(ignored_headers(head, settings.metadata_header)),
     )
+
+
+def _chain(
+    proposal: Proposal,
+    candidate: Candidate,
+    reply: HoldReply,
+    *,
+    removed: tuple[str, ...],
+    output_limit: int | None,
+    request_id: str,
+) -> tuple[Attempts, Chain] | None:
+    """The attempts that may be made, and what try must know of them. None: there is one, and admit has prepared it.
+
+    Without Redis there is one: the next would have to be held.
+    """
+    attempts, rule = proposal.chain, proposal.routed.rule
+    is_leader = candidate.target == proposal.candidates[0].target and not candidate.throttled
+    if attempts is None or rule is None or reply.stamp is None or not is_leader:
+        return None
+    retries_only = all(target == candidate.target.name for target in attempts.targets)
+    if not candidate.fallbacks and not retries_only:
+        return None
+    chain = Chain(
+        rule=rule.id,
+        targets=attempts.targets,
+        caller=proposal.caller,
+        requested_model=proposal.facts.model,
+        path=proposal.endpoint.upstream_path,
+        request_id=request_id,
+        removed=removed,
+        output_limit=output_limit,
+        first_byte_ms=attempts.limits.first_byte_ms,
+    )
+    return attempts, chain
+
+
+def _overridden(member: Member | None) -> bool:
+    return member is not None and bool(member.override_params)
 
 
 def refuse(refusal: Refusal, dialect: Dialect, settings: Settings, request_id: str) -> Refuse:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from ext_proc.exchange.chain import Chain, Limits
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.ledger.interface import HoldRequest, Resolution
 from ext_proc.policy.snapshot import OnStoreFailure
@@ -37,7 +38,8 @@ class GiveBack:
 class Forward:
     """Answer the request body: send it to `account`, with these changes and this ticket.
 
-    `body` None: as the client sent it. `answer` are the values of the response headers that Envoy adds itself.
+    `body` None: as the client sent it. `answer` are the values of the response headers that Envoy adds itself. With a
+    `chain`, Envoy sends it to `cluster`, and every attempt is rewritten by try: the body stays as the client sent it.
     """
 
     ticket: Ticket
@@ -46,6 +48,10 @@ class Forward:
     body: bytes | None
     remove_headers: tuple[str, ...]
     answer: dict[str, str]
+    set_headers: tuple[tuple[str, str], ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    chain: Chain | None = None
+    cluster: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,16 +26,24 @@ class Candidate:
     sets_limit: bool  # the bound is written into the request, which names none of its own
     constraining: tuple[MatchedRule, ...] = ()
     throttled: tuple[MatchedRule, ...] = ()
+    fallbacks: tuple[Candidate, ...] = ()  # what may serve if this target fails: held at the dearest of them
 
 
 def candidates(
-    target: Target, cheaper: Target | None, facts: RequestFacts, match: MatchFacts, terms: Terms
+    target: Target,
+    cheaper: Target | None,
+    facts: RequestFacts,
+    match: MatchFacts,
+    terms: Terms,
+    *,
+    fallbacks: tuple[Candidate, ...] = (),
 ) -> tuple[Candidate, ...]:
-    """The ways to serve a request, first choice first. `cheaper` is what the target gives way to.
+    """The ways to serve a request, first choice first. `cheaper` is what the target gives way to, `fallbacks` are what
+    may serve if it fails.
 
     Raises UnboundedError where strict admission cannot bound one of them.
     """
-    first = _candidate(target, facts, match, terms)
+    first = candidate(target, facts, match, terms)
     acting = [rule for rule in first.rules if rule.deciding and rule.constrained is not None]
     by_action = {
         action: tuple(rule for rule in acting if rule.constrained and rule.constrained.action is action)
@@ -44,11 +52,13 @@ def candidates(
     downgrading = by_action[ConstrainAction.DOWNGRADE] if cheaper is not None else ()
     premium = by_action[ConstrainAction.REFUSE_PREMIUM] if cheaper is not None else ()
     throttling = by_action[ConstrainAction.THROTTLE]
-    found = [replace(first, constraining=(*downgrading, *premium, *throttling))]
+    found = [replace(first, constraining=(*downgrading, *premium, *throttling), fallbacks=fallbacks)]
+    if fallbacks:
+        found.append(replace(found[0], fallbacks=()))  # served, if not by a dearer one should it fail
     if throttling:
         found.append(replace(first, constraining=(*downgrading, *premium), throttled=throttling))
     if downgrading and cheaper is not None:
-        found.append(_candidate(cheaper, facts, replace(match, target=cheaper.name), terms))
+        found.append(candidate(cheaper, facts, replace(match, target=cheaper.name), terms))
     return tuple(found)
 
 
@@ -77,12 +87,18 @@ def held_rates(candidate: Candidate) -> HeldRates:
 
 
 def plan(candidate: Candidate) -> Plan:
-    """What a candidate asks of the ledger."""
-    bounds, rates = candidate.bounds, held_rates(candidate)
+    """What a candidate asks of the ledger.
+
+    With fallbacks it holds what the dearest of them would need: the attempt that follows a failed one takes its hold in
+    the step that gives this one back.
+    """
+    bounds = candidate.bounds
+    held = [(way, held_rates(way)) for way in (candidate, *candidate.fallbacks)]
 
     def posting(account: AccountSpec, *, deciding: bool, spent_below: int | None = None) -> Posting:
-        fixed = _fixed(account.measure, bounds, rates)
-        return Posting(account, deciding, fixed, _per_output_milli(account.measure, rates), spent_below)
+        fixed = max(_fixed(account.measure, way.bounds, rates) for way, rates in held)
+        per_output_milli = max(_per_output_milli(account.measure, rates) for _, rates in held)
+        return Posting(account, deciding, fixed, per_output_milli, spent_below)
 
     postings = [
         posting(
@@ -104,7 +120,8 @@ def _spent_below(rule: MatchedRule) -> int | None:
     return None if rule.constrained is None else rule.constrained.spent_below(rule.account.cap)
 
 
-def _candidate(target: Target, facts: RequestFacts, match: MatchFacts, terms: Terms) -> Candidate:
+def candidate(target: Target, facts: RequestFacts, match: MatchFacts, terms: Terms) -> Candidate:
+    """One way to serve a request, by itself. Raises UnboundedError where strict admission cannot bound it."""
     rules = terms.snapshot.match(match)
     deciding = [rule for rule in rules if rule.deciding]
     strict = any(rule.strict for rule in deciding)

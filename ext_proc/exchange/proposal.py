@@ -13,20 +13,23 @@ from ext_proc.dialects import registry
 from ext_proc.dialects.errors import DialectError
 from ext_proc.dialects.interface import Dialect, Endpoint, RequestFacts
 from ext_proc.exchange import request_refusals as refused
+from ext_proc.exchange.chain import Attempts
+from ext_proc.exchange.controls import read_controls
 from ext_proc.exchange.errors import UnboundedError
 from ext_proc.exchange.events import RequestHead
-from ext_proc.exchange.planning import Candidate, candidates, on_store_failure, plan
-from ext_proc.exchange.targets import Target, cheaper_target, resolve_target
+from ext_proc.exchange.planning import Candidate, candidate, candidates, on_store_failure, plan
+from ext_proc.exchange.routes import Routed, route
+from ext_proc.exchange.targets import Target, cheaper_target
 from ext_proc.exchange.terms import Terms
 from ext_proc.identity import access
 from ext_proc.identity.caller import Caller
 from ext_proc.identity.errors import MetadataError
-from ext_proc.identity.presented import presented
 from ext_proc.identity.resolve import resolve_caller
 from ext_proc.ledger.interface import HoldRequest
 from ext_proc.policy.guardrails import GuardedRequest, GuardrailFinding
 from ext_proc.policy.snapshot import InvalidTag, MatchFacts, OnStoreFailure, Snapshot, TagFinding
 from ext_proc.refusal import Refusal, RefusalType
+from ext_proc.routing.selection import draw_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class Understood:
     facts: RequestFacts
     target: Target
     match: MatchFacts
+    routed: Routed
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,9 @@ class Proposal:
     caller: Caller
     candidates: tuple[Candidate, ...]
     hold: HoldRequest
+    routed: Routed
     audited: tuple[str, ...] = ()  # what would have refused it, were it not in audit mode: rule ids, tags
+    chain: Attempts | None = None  # what is tried after a failure, where something is
 
     @property
     def on_store_failure(self) -> OnStoreFailure:
@@ -73,7 +79,7 @@ def propose(
     head: RequestHead, body: bytes, terms: Terms, hold_id: str, request_id: str
 ) -> Proposal | Unmetered | Refusal:
     """Judge one request up to the hold. A Refusal is an expected outcome, never an exception."""
-    understood = understand(head, body, terms)
+    understood = understand(head, body, terms, draw_of(hold_id))
     if not isinstance(understood, Understood):
         return understood
     endpoint, facts, target, match = understood.endpoint, understood.facts, understood.target, understood.match
@@ -85,8 +91,9 @@ def propose(
     if enforced_tags := [tag for tag in invalid if tag.enforced]:
         return refused.invalid_tags(enforced_tags)
     cheaper = cheaper_target(target, endpoint.dialect, match, terms, head.now_us)
+    chain, fallbacks = _fallbacks(understood, body, terms)
     try:
-        ways = candidates(target, cheaper, facts, match, terms)
+        ways = candidates(target, cheaper, facts, match, terms, fallbacks=fallbacks)
     except UnboundedError:
         return refused.unbounded()
     breached = _breached(ways[0], body, facts, match, terms.snapshot)
@@ -101,11 +108,13 @@ def propose(
         series=_series(caller, terms.snapshot.settings.series_tags),
         keep_if_unavailable=on_store_failure(ways[0]) is not OnStoreFailure.REFUSE,
     )
-    return Proposal(endpoint, facts, caller, ways, hold, _audited(findings, invalid, breached))
+    return Proposal(
+        endpoint, facts, caller, ways, hold, understood.routed, _audited(findings, invalid, breached), chain
+    )
 
 
-def understand(head: RequestHead, body: bytes, terms: Terms) -> Understood | Unmetered | Refusal:
-    """Read one request: all that is known of it before any rule is asked."""
+def understand(head: RequestHead, body: bytes, terms: Terms, draw: int = 0) -> Understood | Unmetered | Refusal:
+    """Read one request: all that is known of it before any rule is asked. `draw`: what a choice at random goes by."""
     endpoint = registry.resolve(head.method, head.path)
     caller = caller_of(head, terms)
     if isinstance(caller, Refusal):
@@ -118,13 +127,15 @@ def understand(head: RequestHead, body: bytes, terms: Terms) -> Understood | Unm
         return refused.invalid(
             RefusalType.INVALID_REQUEST, f"{error.field}: {error.problem}", "Correct the request body and resend it."
         )
-    target = resolve_target(facts.model, endpoint.dialect, terms, head.now_us)
-    if isinstance(target, Target):
-        target = _usable(target, caller, facts.model, head)
-    if isinstance(target, Refusal):
-        return target
-    match = MatchFacts(caller=caller, requested_model=facts.model, target=target.name, headers=head.first)
-    return Understood(endpoint, facts, target, match)
+    controls = read_controls(head)
+    if isinstance(controls, Refusal):
+        return controls
+    routed = route(facts, endpoint, caller, head, terms, controls=controls, draw=draw)
+    if isinstance(routed, Refusal):
+        return routed
+    first = routed.options[0]
+    match = MatchFacts(caller=caller, requested_model=facts.model, target=first.target.name, headers=head.first)
+    return Understood(endpoint, first.facts, first.target, match, routed)
 
 
 def caller_of(head: RequestHead, terms: Terms) -> Caller | Refusal:
@@ -138,11 +149,24 @@ def caller_of(head: RequestHead, terms: Terms) -> Caller | Refusal:
     return caller if isinstance(caller, Refusal) else access.path_refusal(caller, path) or caller
 
 
-def _usable(target: Target, caller: Caller, requested_model: str, head: RequestHead) -> Target | Refusal:
-    """The target, if the caller may use it and brings the provider key where the account wants the client's own."""
-    if target.account.client_credential and not presented(head.headers).others:
-        return access.no_provider_key(target.account.name)
-    return access.model_refusal(caller, requested_model, target.name) or target
+def _fallbacks(understood: Understood, body: bytes, terms: Terms) -> tuple[Attempts | None, tuple[Candidate, ...]]:
+    """The attempts that may follow a failed one, and what they would ask. Without a second attempt there are none."""
+    routed, match = understood.routed, understood.match
+    ways: dict[str, Candidate] = {}
+    for option in routed.options[1:]:
+        facts = replace(match, target=option.target.name)
+        try:
+            way = candidate(option.target, option.facts, facts, terms)
+        except UnboundedError:
+            continue
+        if not _is_denied(way, body, option.facts, match, terms.snapshot):
+            ways[option.target.name] = way
+    targets = routed.attempts(frozenset(ways) | {understood.target.name})
+    cluster = terms.chains.cluster(tuple(target.partition("/")[0] for target in targets))
+    if cluster is None:
+        return None, ()
+    fallbacks = tuple(ways[name] for name in dict.fromkeys(targets) if name in ways)
+    return Attempts(cluster, targets, routed.limits(targets)), fallbacks
 
 
 def _audited(

@@ -12,7 +12,10 @@ from ext_proc.policy.snapshot import ProviderAccount, Snapshot
 from ext_proc.pricing.book import PriceBook
 from ext_proc.pricing.private import private_price
 from ext_proc.pricing.schedule import Dated, Schedule
+from ext_proc.routing.chains import Chains
 from ext_proc.routing.downgrades import Downgrades
+from ext_proc.routing.health import NOTHING_KNOWN, Health
+from ext_proc.routing.virtual_models import VirtualModels
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,9 @@ class Terms:
     downgrades: Downgrades
     lease_ms: int
     identities: Identities
+    virtual_models: VirtualModels
+    chains: Chains
+    health: Health = NOTHING_KNOWN
 
     @classmethod
     def of(
@@ -48,7 +54,8 @@ class Terms:
         }
         prices = PriceBook(_private_prices(accounts))
         known = identities or Identities.of(snapshot)
-        return cls(snapshot, prices, accounts, Downgrades.of(snapshot), lease_ms, known)
+        models = VirtualModels.of(snapshot)
+        return cls(snapshot, prices, accounts, Downgrades.of(snapshot), lease_ms, known, models, Chains({}, {}))
 
 
 def upstream_path(account: ProviderAccount, path: str) -> str:

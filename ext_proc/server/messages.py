@@ -10,6 +10,7 @@ from typing import Final
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 
+from ext_proc.exchange.chain import Limits
 from ext_proc.exchange.effects import Forward, PassUnmetered, Refuse
 from ext_proc.exchange.events import EndRecord, RequestHead, ResponseHead
 from ext_proc.exchange.ticket import ANSWER_NAMESPACE, NAMESPACE
@@ -20,6 +21,10 @@ from ext_proc.wire import external_processor_pb2 as pb
 
 CLUSTER_HEADER: Final = "x-tollgate-cluster"
 METER_HEADER: Final = "x-tollgate-meter"
+RETRIES_HEADER: Final = "x-tollgate-retries"
+RETRY_STATUSES_HEADER: Final = "x-tollgate-retry-statuses"
+FIRST_BYTE_HEADER: Final = "x-tollgate-first-byte-ms"
+REQUEST_TIMEOUT_HEADER: Final = "x-tollgate-request-ms"
 REFUSED_DETAILS: Final = "tollgate_refused"
 """What `%RESPONSE_CODE_DETAILS%` says of our own refusals: their end records need no resolution."""
 
@@ -124,7 +129,9 @@ def forward(effect: Forward, credential: tuple[tuple[str, str], ...], worker: st
         (CLUSTER_HEADER, effect.account),
         (METER_HEADER, metering.value),
         (_PSEUDO_PATH, effect.path),
+        *effect.set_headers,
         *credential,
+        *_limits(effect.limits),
     ]
     if effect.body is not None:
         common.body_mutation.body = effect.body
@@ -144,6 +151,19 @@ def pass_unmetered(effect: PassUnmetered, credential: tuple[tuple[str, str], ...
     _mutate(common.header_mutation, [*headers, *credential], effect.remove_headers)
     response.dynamic_metadata.update({NAMESPACE: {"id": ""}})
     return response.SerializeToString()
+
+
+def _limits(limits: Limits) -> list[tuple[str, str]]:
+    """What the router is told of this request: Envoy's filter turns these into its own headers."""
+    headers: list[tuple[str, str]] = []
+    if limits.retries:
+        headers.append((RETRIES_HEADER, str(limits.retries)))
+        headers.append((RETRY_STATUSES_HEADER, ",".join(map(str, limits.statuses))))
+    if limits.first_byte_ms is not None:
+        headers.append((FIRST_BYTE_HEADER, str(limits.first_byte_ms)))
+    if limits.request_ms is not None:
+        headers.append((REQUEST_TIMEOUT_HEADER, str(limits.request_ms)))
+    return headers
 
 
 def refuse(effect: Refuse, body: bytes) -> bytes:
