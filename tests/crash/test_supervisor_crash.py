@@ -68,9 +68,13 @@ def each_ends(children: Mapping[str, int]) -> Iterator[None]:
     """Every one of these processes ends because of what is done in the block."""
     pidfds = {name: os.pidfd_open(pid) for name, pid in children.items()}
     yield
+    survivors = []
     for name, pidfd in pidfds.items():
-        assert select.select([pidfd], [], [], WITHIN_SECONDS)[0], f"{name} lives on"
+        if not select.select([pidfd], [], [], WITHIN_SECONDS)[0]:
+            survivors.append(name)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # a failing test leaves nothing behind either
         os.close(pidfd)
+    assert not survivors
 
 
 def test_a_killed_supervisor_takes_everything_with_it(tmp_path: Path) -> None:
