@@ -323,6 +323,46 @@ def test_rate_window_after_a_long_pause_begins_anew(at_desk: AtDesk) -> None:
     at_desk(story)
 
 
+def test_rate_window_forgets_what_was_settled(at_desk: AtDesk) -> None:
+    """Settled and open amounts of a rate window are forgotten alike, each a minute after it was held, exactly."""
+
+    async def story(desk: Desk) -> None:
+        spec = account(cap=100, window=Window(WindowKind.SLIDING, Period.MINUTE), measure=Measure.COST)
+        await desk.hold(spec, 60)
+        await desk.ledger.resolve(settle(hold_id(1, desk.clock()), 50))
+        await desk.move(20_000_000)
+        await desk.hold(spec, 30)
+        refused = await desk.hold(spec, 40)
+        assert (refused.states[0].spent, refused.states[0].held) == (50, 30)
+        assert refused.states[0].refused is RefusedBecause.CONTENDED
+        assert refused.states[0].window_end_us == START_US + 60_000_000
+        await desk.move(40_000_000)
+        granted = await desk.hold(spec, 40)
+        assert (granted.states[0].spent, granted.states[0].held) == (0, 70)
+        assert granted.states[0].window_end_us == START_US + 80_000_000
+        await desk.ledger.resolve(settle(hold_id(2, START_US + 20_000_000), 35))
+        await desk.move(20_000_000)
+        last = await desk.hold(spec, 60)
+        assert (last.states[0].spent, last.states[0].held) == (0, 100)
+
+    at_desk(story)
+
+
+def test_settle_after_its_slot_is_forgotten_moves_no_rate_window(at_desk: AtDesk) -> None:
+    """A request that runs longer than the window has left it: its settle changes nothing there."""
+
+    async def story(desk: Desk) -> None:
+        spec = account(cap=100, window=Window(WindowKind.SLIDING, Period.MINUTE), measure=Measure.COST)
+        await desk.hold(spec, 60)
+        await desk.move(61_000_000)
+        await desk.hold(spec, 10)
+        assert (await desk.ledger.resolve(settle(hold_id(1, START_US), 90))).code is Code.SETTLED
+        state = (await desk.hold(spec, 10)).states[0]
+        assert (state.spent, state.held) == (0, 20)
+
+    at_desk(story)
+
+
 def test_rate_window_keeps_a_thousand_instants_at_most(redis_url: str) -> None:
     """A tracked rate window far past its cap goes over to sub-windows: what it stores stays bounded, and counts all."""
 
@@ -337,6 +377,10 @@ def test_rate_window_keeps_a_thousand_instants_at_most(redis_url: str) -> None:
         assert reply.states[0].held == 1_050
         (slots,) = await all_keys(ledger, "tg:{0}:slots:*")
         assert await ledger.read("ZCARD", slots) == 1_001
+        await desk.move(3_599_000_000)
+        await desk.hold(spec, 1, deciding=False)
+        newest = await ledger.read("ZREVRANGE", slots, 0, 0)
+        assert newest == [str(clock()).encode()]
         await ledger.close()
 
     asyncio.run(run())

@@ -5,8 +5,8 @@ local SUB_WINDOWS = 60
 
 local accounts = {}
 
--- The account of one window, with what the script has already decided to change. `generation` is false until something
--- is held on it.
+-- The account of one window, with what the script has already decided to change. It has no `generation` until
+-- something is held on it; one that is past its time is `stale`: still stored, and to be deleted before it is begun anew.
 local function account(kind, name)
   local key = PREFIX .. kind .. ':' .. name
   local known = accounts[key]
@@ -14,22 +14,18 @@ local function account(kind, name)
     return known
   end
   local stored = redis.call('HMGET', key, 'gen', 'spent', 'held', 'cap', 'exp', 'thr', 'crossed', 'latch')
-  known = { kind = kind, name = name, key = key, expires = figure(stored[5], 'expiry'), crossed = 0 }
-  if stored[1] and known.expires > now then
+  known = { kind = kind, name = name, key = key, spent = 0, held = 0, expires = 0, crossed = 0, stale = stored[1] }
+  local expires = figure(stored[5], 'expiry')
+  if stored[1] and expires > now then
+    known.stale = false
     known.generation = stored[1]
     known.spent = figure(stored[2], 'spent')
     known.held = figure(stored[3], 'held')
     known.cap = stored[4]
+    known.expires = expires
     known.thresholds = stored[6]
     known.crossed = figure(stored[7], 'threshold')
     known.latches = stored[8] == '1'
-  else
-    known.generation = false
-    known.stale = stored[1]
-    known.spent = 0
-    known.held = 0
-    known.cap = false
-    known.expires = 0
   end
   accounts[key] = known
   return known

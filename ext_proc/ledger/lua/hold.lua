@@ -126,7 +126,7 @@ local function refresh_rule(a, spec)
       rearm(a)
     end
   end
-  if a.latches ~= (latches == '1') then
+  if a.latches ~= spec.latch then
     write('HSET', a.key, 'latch', latches)
   end
 end
