@@ -44,6 +44,7 @@ def by_reading(ticket: Ticket, head: ResponseHead, reading: Reading, now_us: int
         ending["reported_model"] = reading.served_model
     if reading.service_tier is not None:
         ending["service_tier"] = reading.service_tier
+        ticket = replace(ticket, price=ticket.price.served_by(reading.service_tier))
     usage = reading.usage
     if head.status >= _ERROR and (usage is None or not (usage.input_tokens or usage.output_tokens)):
         return _release(ticket, requests=1, ending=ending)

@@ -24,6 +24,7 @@ class Candidate:
     rules: tuple[MatchedRule, ...]
     bounds: TokenBounds
     sets_limit: bool  # the bound is written into the request, which names none of its own
+    input_kinds: frozenset[str]  # the rates its input can be billed at
     constraining: tuple[MatchedRule, ...] = ()
     throttled: tuple[MatchedRule, ...] = ()
     fallbacks: tuple[Candidate, ...] = ()  # what may serve if this target fails: held at the dearest of them
@@ -82,8 +83,12 @@ class HeldRates:
 
 def held_rates(candidate: Candidate) -> HeldRates:
     """The rates a candidate is held at."""
-    price = candidate.target.price
-    return HeldRates(price.dearest_input_rate(), price.dearest_output_rate(), price.dearest_request_rate())
+    price, input_tokens = candidate.target.price, candidate.bounds.input_tokens
+    return HeldRates(
+        price.dearest_input_rate(input_tokens, candidate.input_kinds),
+        price.dearest_output_rate(input_tokens),
+        price.dearest_request_rate(),
+    )
 
 
 def plan(candidate: Candidate) -> Plan:
@@ -134,9 +139,9 @@ def candidate(target: Target, facts: RequestFacts, match: MatchFacts, terms: Ter
         context_window=terms.prices.context_window(target.account.provider, target.model),
     )
     # What must not be exceeded is written into a request that names no limit of its own.
-    return Candidate(
-        target, rules, bounds, sets_limit=facts.output_limit is None and (strict or output_cap is not None)
-    )
+    sets_limit = facts.output_limit is None and (strict or output_cap is not None)
+    priced = replace(target, price=target.price.asked_for(facts.service_tier))
+    return Candidate(priced, rules, bounds, sets_limit, facts.input_kinds)
 
 
 def _min_output_tokens(deciding: list[MatchedRule]) -> int | None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from ext_proc.pricing.price import Price, Tier
-from ext_proc.pricing.usage import Rates
+from ext_proc.exchange.price_text import decode_price, encode_price
+from ext_proc.pricing.price import Price
 
 NAMESPACE = "tollgate"
 """The dynamic metadata namespace of the id, the worker's name and the ticket: forwarded to meter and logged."""
@@ -51,7 +51,7 @@ class Ticket:
             self.operation,
             self.requested_model[:MAX_MODEL_CHARS],
             self.target[:MAX_MODEL_CHARS],
-            _encode_price(self.price),
+            encode_price(self.price),
             self.input_tokens,
             self.output_limit,
             self.verdict,
@@ -73,7 +73,7 @@ class Ticket:
                 operation=operation,
                 requested_model=requested,
                 target=target,
-                price=_decode_price(price),
+                price=decode_price(price),
                 input_tokens=input_tokens,
                 output_limit=output_limit,
                 verdict=verdict,
@@ -86,47 +86,3 @@ class Ticket:
         except (TypeError, KeyError, IndexError) as error:
             raise ValueError(f"not a ticket: {text[:80]!r}") from error
 
-
-_RATE_CODES = {
-    "input_uncached": "i",
-    "cache_read": "r",
-    "cache_read_audio": "ra",
-    "cache_read_image": "ri",
-    "cache_write_5m": "w",
-    "cache_write_1h": "wh",
-    "audio_in": "ai",
-    "image_in": "ii",
-    "video_in": "vi",
-    "tool_prompt": "t",
-    "output": "o",
-    "reasoning": "or",
-    "audio_out": "ao",
-    "image_out": "io",
-    "video_out": "vo",
-    "searches": "s",
-    "requests": "q",
-}
-_RATE_NAMES = {code: name for name, code in _RATE_CODES.items()}
-
-
-def _encode_price(price: Price) -> list[object]:
-    """[version, [above, {code: rate}], …]; a rate of zero is left out, a reasoning rate of None too."""
-    tiers: list[object] = []
-    for tier in price.tiers:
-        rates = {code: rate for name, code in _RATE_CODES.items() if (rate := getattr(tier.rates, name))}
-        tiers.append([tier.above_input_tokens, rates])
-    return [price.version, *tiers]
-
-
-def _decode_price(encoded: list[object]) -> Price:
-    version, *tiers = encoded
-    if not isinstance(version, str):
-        raise TypeError("a price starts with its version")
-    return Price(tiers=tuple(_decode_tier(tier) for tier in tiers), version=version)
-
-
-def _decode_tier(encoded: object) -> Tier:
-    if not isinstance(encoded, list):
-        raise TypeError("a tier is a list")
-    above, rates = encoded
-    return Tier(above, Rates(**{_RATE_NAMES[code]: rate for code, rate in rates.items()}))

@@ -26,6 +26,11 @@ INPUT_KINDS = frozenset({
 """The rates an input token can be billed at. A request that cannot reach all of them says so, and is held for less."""
 
 
+BATCH_TIER = "batch"
+DEFAULT_TIERS = ("default", "standard")
+"""What OpenAI and Anthropic call the service tier of a request that asked for none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tier:
     """Rates that apply to the *whole* request once its input passes `above_input_tokens`."""
@@ -65,6 +70,19 @@ class Price:
             if name == service_tier:
                 return replace(self, tiers=tiers, service_tiers=())
         return replace(self, service_tiers=()) if self.service_tiers else self
+
+    def asked_for(self, service_tier: str | None) -> Self:
+        """The price as a request that asks for this service tier is held at it.
+
+        Its rates become the standard ones; an answer that names another tier, the default one included, is still
+        charged at that tier's. Batch rates are left out: no answer to a request of its own has them.
+        """
+        others = tuple(entry for entry in self.service_tiers if entry[0] != BATCH_TIER)
+        for name, tiers in self.service_tiers:
+            if name == service_tier:
+                defaults = tuple((default, self.tiers) for default in DEFAULT_TIERS)
+                return replace(self, tiers=tiers, service_tiers=(*others, *defaults))
+        return replace(self, service_tiers=others) if others != self.service_tiers else self
 
     def rates_for(self, usage: Usage) -> Rates:
         """The tier this usage falls in (the threshold compares all input, cached or not)."""
