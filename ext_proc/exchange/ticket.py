@@ -85,4 +85,3 @@ class Ticket:
             )
         except (TypeError, KeyError, IndexError) as error:
             raise ValueError(f"not a ticket: {text[:80]!r}") from error
-
