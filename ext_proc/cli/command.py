@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
         Command("up", "ext_proc.cli.up", "start the whole stack: Redis, sidecar, Envoy, mock provider"),
         Command("serve", "ext_proc.cli.serve", "run the sidecar alone, beside an Envoy that someone else runs"),
         Command("check", "ext_proc.cli.check", "validate a policy set"),
+        Command("explain", "ext_proc.cli.explain", "say what would happen to one request, and why"),
         Command("schema", "ext_proc.cli.schema", "print the JSON Schema of policy documents, or their reference page"),
         Command("tags", "ext_proc.cli.tags", "print the tag glossary of a policy set, with owners"),
         Command("mock-provider", "ext_proc.cli.mock_provider", "run the deterministic provider of the tests"),

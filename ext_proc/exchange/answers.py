@@ -184,10 +184,16 @@ def refuse(refusal: Refusal, dialect: Dialect, settings: Settings, request_id: s
 def asked(proposal: Proposal) -> Asked:
     """What the refused proposal asked for, for the words of the refusal."""
     candidate, plan = proposal.candidates[-1], proposal.hold.plans[-1]
+    throttles = {
+        rule.constrained.throttle: rule
+        for rule in candidate.throttled
+        if rule.constrained is not None and rule.constrained.throttle is not None
+    }
     return Asked(
         output_max=candidate.bounds.output_max,
         output_milli={posting.account: posting.per_output_milli for posting in plan.postings},
-        mitigations={rule.account: rule.mitigation for rule in candidate.rules if rule.mitigation},
+        rules={rule.account: rule for rule in candidate.rules} | throttles,
+        tags=proposal.caller.tags,
     )
 
 

@@ -6,13 +6,15 @@ A request that several controls refuse gets one answer: it names the most lastin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from ext_proc.ledger.interface import AccountSpec, AccountState, HoldReply, Measure, Period, RefusedBecause, WindowKind
-from ext_proc.ledger.units import rfc3339, unit_name
-from ext_proc.policy.snapshot import Settings
-from ext_proc.pricing.money import dollars
+from ext_proc.ledger.interface import AccountSpec, AccountState, HoldReply, Period, RefusedBecause, WindowKind
+from ext_proc.ledger.units import amount_text, rfc3339, unit_name
+from ext_proc.policy.links import filled
+from ext_proc.policy.rules import NONE_SHOWN
+from ext_proc.policy.snapshot import MatchedRule, Settings
 from ext_proc.refusal import Refusal, RefusalType
 
 CONTENDED_RETRY_SECONDS = 1
@@ -39,11 +41,16 @@ _LASTING = (
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the refused request asked for: how many output tokens it bounded, and the mitigation texts of its rules."""
+    """What the refused request asked for: how many output tokens it bounded, its rules by their accounts, its tags."""
 
     output_max: int
-    output_milli: dict[AccountSpec, int]
-    mitigations: dict[AccountSpec, str]
+    output_milli: Mapping[AccountSpec, int]
+    rules: Mapping[AccountSpec, MatchedRule]
+    tags: Mapping[str, str]
+
+    def link(self, link: str, account: AccountSpec) -> str:
+        """A link with its places filled in for the refusing account."""
+        return filled(link, rule=account.expanded_id, tags=self.tags)
 
 
 def ledger_refusal(reply: HoldReply, asked: Asked, settings: Settings, now_us: int) -> Refusal:
@@ -61,8 +68,8 @@ def ledger_refusal(reply: HoldReply, asked: Asked, settings: Settings, now_us: i
         type=_type(worst),
         status=_status(worst),
         message=_message(worst, asked),
-        mitigation=asked.mitigations.get(worst.account) or _mitigation(worst, settings),
-        context=_context(worst, rest, settings),
+        mitigation=asked.rules[worst.account].mitigation or _mitigation(worst, asked, settings),
+        context=_context(worst, rest, asked, settings),
         retry_after_seconds=None if permanent else retry_after,
         should_retry=None if soon and not permanent else False,
         template=worst.account.rule_id,
@@ -106,44 +113,50 @@ def _status(state: AccountState) -> HTTPStatus:
     return HTTPStatus.TOO_MANY_REQUESTS
 
 
-def _amount(account: AccountSpec, amount: int) -> str:
-    if account.measure is Measure.COST:
-        return dollars(amount)
-    noun = "requests" if account.measure in {Measure.REQUESTS, Measure.CONCURRENT} else account.measure.value
-    return f"{amount:,} {noun.replace('_', ' ')}"
+def _named(rule: MatchedRule) -> dict[str, str]:
+    """Whom the budget belongs to, by kind: its bucket, then the one tag or caller that its `when` names."""
+    named = {
+        key.removeprefix("metadata."): NONE_SHOWN if value is None else value for key, value in rule.account.bucket
+    }
+    if rule.subject is not None:
+        named.setdefault(*rule.subject)
+    return named
 
 
-def _subject(account: AccountSpec) -> str:
-    """Who the budget belongs to, in words: `Cost center 'search'`, or the rule."""
-    for key, value in account.bucket:
-        name = key.removeprefix("metadata.").replace("_", " ")
-        return f"{name.capitalize()} '{value if value is not None else '(none)'}'"
-    return f"Budget '{account.expanded_id}'"
+def _subject(rule: MatchedRule) -> str:
+    """Whom the budget belongs to, in words: `Cost center 'search'`, or the rule."""
+    for key, value in _named(rule).items():
+        return f"{_words(key).capitalize()} '{value}'"
+    return f"Budget '{rule.account.expanded_id}'"
+
+
+def _words(key: str) -> str:
+    return {"virtualaccount": "virtual account"}.get(key, key.replace("_", " "))
 
 
 def _message(state: AccountState, asked: Asked) -> str:
     account = state.account
-    cap = _amount(account, account.cap).removesuffix(".00")
+    cap = amount_text(account, account.cap).removesuffix(".00")
     if _is_rate(account):
         return _rate_message(state, cap)
-    subject, adjective = _subject(account), _ADJECTIVES[account.window.period]
+    subject, adjective = _subject(asked.rules[account]), _ADJECTIVES[account.window.period]
     budget = f"{adjective} {cap} AI budget"
     if state.refused is RefusedBecause.NEVER_FITS:
         return (
-            f"This request may use up to {_amount(account, state.asked)}, more than the whole {budget} of "
+            f"This request may use up to {amount_text(account, state.asked)}, more than the whole {budget} of "
             f"{_lower_first(subject)}{_fitting(state, asked)}."
         )
     if state.refused is RefusedBecause.LATCHED:
         return f"{subject} has exhausted its {budget} and stays shut until it is resumed by hand."
     if state.refused is RefusedBecause.CONSTRAINED:
-        spent = _amount(account, state.spent)
+        spent = amount_text(account, state.spent)
         return f"{subject} has spent {spent} of its {budget} and is constrained: premium models are not served to it."
     if state.refused is RefusedBecause.CONTENDED:
-        left = _amount(account, max(0, account.cap - state.spent))
+        left = amount_text(account, max(0, account.cap - state.spent))
         return f"{subject} has {left} left of its {budget}, but requests in flight hold too much of it."
     if state.spent >= account.cap:
         return f"{subject} has exhausted its {budget}."
-    left, may_use = _amount(account, account.cap - state.spent), _amount(account, state.asked)
+    left, may_use = amount_text(account, account.cap - state.spent), amount_text(account, state.asked)
     return (
         f"{subject} has {left} left of its {budget}, too little for this request, which may use up to {may_use}"
         f"{_fitting(state, asked)}."
@@ -157,9 +170,8 @@ def _rate_message(state: AccountState, cap: str) -> str:
     assert account.window.period is not None, "a sliding window has a period"
     limit = f"Rate limit '{account.expanded_id}' of {cap} per {account.window.period.value}"
     if state.refused is RefusedBecause.NEVER_FITS:
-        return (
-            f"This request may use up to {_amount(account, state.asked)}, more than {_lower_first(limit)} ever allows."
-        )
+        may_use = amount_text(account, state.asked)
+        return f"This request may use up to {may_use}, more than {_lower_first(limit)} ever allows."
     return f"{limit} is exceeded."
 
 
@@ -177,31 +189,35 @@ def _lower_first(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _mitigation(state: AccountState, settings: Settings) -> str:
+def _mitigation(state: AccountState, asked: Asked, settings: Settings) -> str:
+    quota = asked.link(settings.quota_request_link, state.account)
     if state.refused is RefusedBecause.NEVER_FITS:
-        return (
-            f"Lower the output limit or shorten the prompt, or request a higher quota at {settings.quota_request_link}."
-        )
+        return f"Lower the output limit or shorten the prompt, or request a higher quota at {quota}."
     if _is_rate(state.account):
-        return f"Slow down and retry after the time given, or request a higher limit at {settings.quota_request_link}."
+        return f"Slow down and retry after the time given, or request a higher limit at {quota}."
     if state.refused is RefusedBecause.CONTENDED:
         return "Retry shortly: what the requests in flight do not use is given back when they end."
-    return f"Review who spends it for runaway loops, or request a quota increase at {settings.quota_request_link}."
+    where = "who spends it" if state.top_consumer is None else f"{_words(state.top_consumer.tag)} logs"
+    return f"Review {where} for runaway loops, or request a quota increase at {quota}."
 
 
-def _context(worst: AccountState, rest: list[AccountState], settings: Settings) -> dict[str, object]:
+def _context(worst: AccountState, rest: list[AccountState], asked: Asked, settings: Settings) -> dict[str, object]:
     account = worst.account
+    rule = asked.rules[account]
     context: dict[str, object] = {
         "rule": account.expanded_id,
         "unit": unit_name(account.measure, account.window),
-        "spent_to_date": _amount(account, worst.spent),
-        "held": _amount(account, worst.held),
-        "cap": _amount(account, account.cap),
+        "spent_to_date": amount_text(account, worst.spent),
+        "held": amount_text(account, worst.held),
+        "cap": amount_text(account, account.cap),
         "resets_at": None if worst.window_end_us is None else rfc3339(worst.window_end_us),
     }
-    for key, value in account.bucket:
-        context[key.removeprefix("metadata.")] = value if value is not None else "(none)"
-    if settings.dashboard_link:
-        context["dashboard"] = settings.dashboard_link
+    context |= {key: value for key, value in _named(rule).items() if key not in context}
+    if _type(worst) is RefusalType.BUDGET_EXCEEDED and worst.top_consumer is not None and worst.spent > 0:
+        top = worst.top_consumer
+        context["top_consumer"] = f"{top.tag}={top.value} · {top.spent * 100 // worst.spent}% of spend"
+    dashboard = rule.dashboard or settings.dashboard_link
+    if dashboard:
+        context["dashboard"] = asked.link(dashboard, account)
     context["also_exceeded"] = [state.account.expanded_id for state in rest]
     return context

@@ -27,7 +27,7 @@ from ext_proc.identity.errors import MetadataError
 from ext_proc.identity.resolve import resolve_caller
 from ext_proc.ledger.interface import HoldRequest
 from ext_proc.policy.guardrails import GuardedRequest, GuardrailFinding
-from ext_proc.policy.snapshot import InvalidTag, MatchFacts, OnStoreFailure, Snapshot, TagFinding
+from ext_proc.policy.snapshot import InvalidTag, MatchFacts, OnStoreFailure, Settings, Snapshot, TagFinding
 from ext_proc.refusal import Refusal, RefusalType
 from ext_proc.routing.selection import draw_of
 
@@ -105,7 +105,8 @@ def propose(
         plans=tuple(plan(way) for way in ways),
         lease_ms=terms.lease_ms,
         context=_context(endpoint.dialect, facts, caller, ways[0], request_id),
-        series=_series(caller, terms.snapshot.settings.series_tags),
+        series=_series(caller, terms.snapshot.settings),
+        top_by=terms.snapshot.settings.top_consumer_by,
         keep_if_unavailable=on_store_failure(ways[0]) is not OnStoreFailure.REFUSE,
     )
     return Proposal(
@@ -223,7 +224,9 @@ def _context(dialect: Dialect, facts: RequestFacts, caller: Caller, candidate: C
     )
 
 
-def _series(caller: Caller, names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def _series(caller: Caller, settings: Settings) -> tuple[tuple[str, str], ...]:
+    """The tags whose spend is kept: for reports, and for the largest consumer that a refusal names."""
+    names = dict.fromkeys((*settings.series_tags, *settings.top_consumer_by))
     values = {**caller.tags}
     if caller.tenant is not None:
         values["tenant"] = caller.tenant

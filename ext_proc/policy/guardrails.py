@@ -53,9 +53,9 @@ class GuardrailSet:
     """All guardrails of a snapshot, in order."""
 
     def __init__(self, rules: Sequence[GuardrailRule], virtual_models: frozenset[str]) -> None:
-        self._rules = tuple(rules)
+        self.rules = tuple(rules)
         self._virtual_models = virtual_models
-        self._index = Index([rule.condition for rule in self._rules])
+        self._index = Index([rule.condition for rule in self.rules])
 
     def check(self, facts: MatchFacts, request: GuardedRequest) -> tuple[GuardrailFinding, ...]:
         """Every guardrail the request breaks, in rule order; of one rule the first thing that is wrong."""
@@ -72,9 +72,9 @@ class GuardrailSet:
         return min(caps, default=None)
 
     def _matching(self, facts: MatchFacts) -> list[GuardrailRule]:
-        if not self._rules:
+        if not self.rules:
             return []
-        return [self._rules[index] for index in self._index.matching(attributes_of(facts, self._virtual_models))]
+        return [self.rules[index] for index in self._index.matching(attributes_of(facts, self._virtual_models))]
 
 
 def _breaches(rule: GuardrailRule, facts: MatchFacts, request: GuardedRequest) -> Iterator[Refusal]:

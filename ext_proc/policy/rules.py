@@ -136,7 +136,7 @@ class RuleSet:
         for index in self._index.matching(attributes_of(facts, self._virtual_models)):
             rule = self.rules[index]
             if index in self._refusing:
-                missing = tuple(key.removeprefix(METADATA) for key in rule.keys if _read(key, facts) is None)
+                missing = tuple(key.removeprefix(METADATA) for key in lacking(rule, facts))
                 if missing:
                     findings.append(TagFinding(rule.id, missing, enforced=not rule.audit))
         return tuple(findings)
@@ -151,6 +151,11 @@ class RuleSet:
         return made
 
 
+def lacking(rule: Rule, facts: MatchFacts) -> tuple[str, ...]:
+    """The keys of a rule's bucket that a request lacks."""
+    return tuple(key for key in rule.keys if _read(key, facts) is None)
+
+
 def _build(rule: Rule, values: tuple[str | None, ...], cap: int, *, deciding: bool) -> MatchedRule:
     shown = {key: NONE_SHOWN if value is None else value for key, value in zip(rule.keys, values, strict=True)}
     account = AccountSpec(
@@ -163,11 +168,14 @@ def _build(rule: Rule, values: tuple[str | None, ...], cap: int, *, deciding: bo
         window=rule.window,
         cap=cap,
         alert_thresholds=rule.thresholds,
+        latch=rule.on_exhausted is OnExhausted.LATCH and not rule.audit,
     )
     constrained = rule.constrained
     if constrained is not None and rule.throttle is not None:
         rate = rule.throttle
-        throttle = replace(account, measure=rate.measure, window=rate.window, cap=rate.cap, alert_thresholds=())
+        throttle = replace(
+            account, measure=rate.measure, window=rate.window, cap=rate.cap, alert_thresholds=(), latch=False
+        )
         constrained = replace(constrained, throttle=throttle)
     return MatchedRule(
         account=account,
@@ -181,7 +189,28 @@ def _build(rule: Rule, values: tuple[str | None, ...], cap: int, *, deciding: bo
         dashboard=rule.dashboard,
         on_exhausted=rule.on_exhausted,
         constrained=constrained,
+        subject=_subject(rule.condition),
     )
+
+
+def _subject(condition: Condition) -> tuple[str, str] | None:
+    """The one tag value or caller that a condition names: `("cost_center", "search")`, `("team", "search")`.
+
+    None where it names several, because then the rule's id says it better.
+    """
+    named = [
+        next(iter(clause.values))
+        if clause.attribute == SUBJECT
+        else f"{clause.attribute.removeprefix(METADATA)}:{next(iter(clause.values))}"
+        for clause in condition
+        if len(clause.values) == 1
+        and not clause.negated
+        and (clause.attribute == SUBJECT or clause.attribute.startswith(METADATA))
+    ]
+    if len(named) != 1:
+        return None
+    kind, _, name = named[0].partition(":")
+    return kind, name
 
 
 def _read(key: str, facts: MatchFacts) -> str | None:
@@ -219,16 +248,16 @@ class TagRuleSet:
     def __init__(
         self, rules: Sequence[TagRule], virtual_models: frozenset[str], glossary: Sequence[TagValues] = ()
     ) -> None:
-        self._rules = tuple(rules)
+        self.rules = tuple(rules)
         self._glossary = tuple(glossary)
         self._virtual_models = virtual_models
-        self._index = Index([rule.condition for rule in self._rules])
+        self._index = Index([rule.condition for rule in self.rules])
 
     def missing(self, facts: MatchFacts) -> tuple[TagFinding, ...]:
         """What matching rules require and the request lacks; an empty value is a missing one."""
         findings: list[TagFinding] = []
         for index in self._index.matching(attributes_of(facts, self._virtual_models)):
-            rule = self._rules[index]
+            rule = self.rules[index]
             missing = tuple(key for key in rule.required if not facts.caller.tags.get(key))
             if missing:
                 findings.append(TagFinding(rule.id, missing, rule.enforced))

@@ -103,6 +103,7 @@ class MatchedRule:
     dashboard: str | None = None  # a link of the rule's own
     on_exhausted: OnExhausted = OnExhausted.REFUSE
     constrained: Constrained | None = None  # None: nothing happens before the cap
+    subject: tuple[str, str] | None = None  # the one tag or caller its `when` names: whom the budget belongs to
 
 
 @dataclass(frozen=True, slots=True)
