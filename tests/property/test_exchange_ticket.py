@@ -15,7 +15,7 @@ from ext_proc.pricing.usage import USAGE_FIELDS, Rates
 RATE = st.integers(0, 10**10)
 RATES = st.fixed_dictionaries(
     {name: RATE for name in USAGE_FIELDS if name != "reasoning"}, optional={"reasoning": st.none() | RATE}
-).map(lambda rates: Rates(**rates))
+).map(lambda rates: Rates(**rates))  # type: ignore[arg-type]  # only `reasoning` may be None
 TIERS = st.lists(RATES, min_size=1, max_size=3).map(
     lambda rates: tuple(Tier(index * 200_000, each) for index, each in enumerate(rates))
 )
