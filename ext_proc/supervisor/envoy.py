@@ -1,14 +1,11 @@
-"""Envoy as a service: its configuration written, its readiness asked, its connections drained.
-
-How it drains was measured on 1.40.0. `/drain_listeners?graceful` goes on accepting for the whole drain time;
-`/drain_listeners` alone refuses new connections at once and lets running requests finish, but clients with a kept
-connection go on using it; after `/healthcheck/fail` every answer says `connection: close`. Both together are a drain.
-SIGTERM ends Envoy within milliseconds and cuts what runs, so it comes last.
+"""Envoy as a service: its configuration written, its readiness asked, its connections drained before SIGTERM, which
+cuts whatever still runs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +13,9 @@ from pathlib import Path
 
 import aiohttp
 
-from ext_proc.envoy_config import EnvoySettings, render
+from ext_proc.envoy_config import EnvoyConfigError, EnvoySettings, render
+from ext_proc.envoy_config.clusters import WORKERS_CLUSTER
+from ext_proc.envoy_config.drain import drain
 from ext_proc.supervisor.addresses import Address
 from ext_proc.supervisor.errors import ServiceFailedError
 from ext_proc.supervisor.lifecycle import ServiceLimits
@@ -25,9 +24,6 @@ from ext_proc.supervisor.services import poll
 from ext_proc.supervisor.state_dir import StateDir
 
 _ADMIN_SECONDS = 2.0
-_LOG_FLUSH_SECONDS = 0.3  # three times the access log's buffer_flush_interval: the last records are on their way
-_ACTIVE_REQUESTS = "http.tollgate.downstream_rq_active"
-_WORKERS_CLUSTER = "tollgate-workers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +74,9 @@ class EnvoyService:
 
     async def quiesce(self) -> None:
         """Refuse new connections, let running requests finish, and their records be sent. At most `drain_seconds`."""
-        try:
-            async with asyncio.timeout(self._place.drain_seconds), self._admin() as admin:
-                for path in ("/healthcheck/fail", "/drain_listeners"):
-                    async with admin.post(path) as answer:
-                        await answer.read()
-
-                async def idle() -> bool:
-                    return await _stat(admin, _ACTIVE_REQUESTS) == 0
-
-                await poll(idle)
-                await asyncio.sleep(_LOG_FLUSH_SECONDS)
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            return  # what still runs is cut by SIGTERM and settled by what passed
+        admin, seconds = f"unix:{self._admin_socket}", self._place.drain_seconds
+        with contextlib.suppress(EnvoyConfigError):  # it answers no more: what ran there is settled by what passed
+            await asyncio.to_thread(drain, admin, notice_seconds=0, limit_seconds=seconds)
 
     def _admin(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -112,7 +98,7 @@ async def _is_live(admin: aiohttp.ClientSession) -> bool:
 
 
 async def _admit_answers(admin: aiohttp.ClientSession) -> bool:
-    return await _stat(admin, f"cluster.{_WORKERS_CLUSTER}.membership_healthy") > 0
+    return await _stat(admin, f"cluster.{WORKERS_CLUSTER}.membership_healthy") > 0
 
 
 async def _stat(admin: aiohttp.ClientSession, name: str) -> int:
