@@ -94,6 +94,7 @@ class HoldEncoder:
                     "fixed": saturated(posting.fixed),
                     "milli": rate(posting),
                     "spent_below": -1 if posting.spent_below is None else saturated(posting.spent_below),
+                    "spent_from": -1 if posting.spent_from is None else saturated(posting.spent_from),
                 }
             )
         return {

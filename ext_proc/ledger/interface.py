@@ -80,7 +80,8 @@ class Posting:
     """What one plan asks of one account: `fixed` + ceil(`per_output_milli` × output / 1000), in the account's step.
 
     A deciding account can refuse; a tracking one takes hold and charge even past its cap. `spent_below` makes the plan
-    inadmissible once that much is spent (a constrained account sends premium models away).
+    inadmissible once that much is spent (a constrained account sends premium models away); `spent_from` leaves the plan
+    out until that much is spent (what a constrained account falls back to), and such a plan never explains a refusal.
     """
 
     account: AccountSpec
@@ -88,6 +89,7 @@ class Posting:
     fixed: int
     per_output_milli: int = 0
     spent_below: int | None = None
+    spent_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

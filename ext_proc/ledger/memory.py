@@ -289,6 +289,8 @@ class MemoryLedger:
             return HoldReply(Code.TOO_OLD)
         states: tuple[AccountState, ...] = ()
         for index, plan in enumerate(request.plans):
+            if not self._is_reached(plan, now_us):
+                continue
             states = self._refusals(request, plan, now_us)
             if not states:
                 return self._grant(request, index, now_us)
@@ -314,6 +316,13 @@ class MemoryLedger:
                 top = _top_consumer(account, request.top_by)
                 states.append(replace(state, refused=because, asked=asked, top_consumer=top))
         return tuple(states)
+
+    def _is_reached(self, plan: Plan, now_us: int) -> bool:
+        """Whether every account that the plan waits for has spent enough."""
+        return all(
+            posting.spent_from is None or self._account(posting.account, now_us).spent >= posting.spent_from
+            for posting in plan.postings
+        )
 
     def _refused_because(self, posting: Posting, account: _Account, asked: int) -> RefusedBecause | None:
         """Why this account refuses, most lasting reason first. Nothing asked is never refused for want of money."""
@@ -558,7 +567,8 @@ def content(request: HoldRequest) -> object:
             plan.output_min,
             plan.output_max,
             tuple(
-                (keys.digest(p.account), p.deciding, p.fixed, p.per_output_milli, p.spent_below) for p in plan.postings
+                (keys.digest(p.account), p.deciding, p.fixed, p.per_output_milli, p.spent_below, p.spent_from)
+                for p in plan.postings
             ),
         )
         for plan in request.plans

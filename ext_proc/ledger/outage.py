@@ -177,7 +177,7 @@ async def replay(log: EventLog, ledger: Replayable, *, since_us: int = 0) -> Rep
 def admitted(request: HoldRequest, plan_index: int, output: int) -> HoldRequest:
     """A request reduced to what was admitted: that plan, that output, every account tracking."""
     plan = request.plans[plan_index]
-    postings = tuple(replace(posting, deciding=False, spent_below=None) for posting in plan.postings)
+    postings = tuple(replace(posting, deciding=False, spent_below=None, spent_from=None) for posting in plan.postings)
     only = Plan(plan.target, postings, output, output)
     return replace(request, plans=(only,), previous=None, keep_if_unavailable=True)
 

@@ -157,6 +157,7 @@ class LedgerMachine(RuleBasedStateMachine):
                     fixed=1 if concurrent else data.draw(st.integers(0, 200)),
                     per_output_milli=0 if concurrent else data.draw(st.sampled_from((0, 1, 333, 1000, 2_500))),
                     spent_below=data.draw(st.one_of(st.none(), st.integers(0, 5_000))),
+                    spent_from=data.draw(st.one_of(st.none(), st.none(), st.integers(0, 3_000))),
                 )
             )
         return Plan("account/model", tuple(postings), output_min, output_min + data.draw(st.integers(0, 500)))

@@ -207,9 +207,10 @@ local function grant(index, plan)
   return { 'held', unpack(answer) }
 end
 
-local function refuse(plan, states)
+local function refuse(tried, states)
   local tops = {}
-  for index, posting in ipairs(plan and plan.postings or {}) do
+  local plan = ask.plans[tried]
+  for index, posting in ipairs(#states > 0 and plan.postings or {}) do
     local a, spec = account_of(posting)
     local because = refused_because(posting, a, spec, amount(posting, plan.output_min))
     if because then
@@ -224,7 +225,7 @@ local function refuse(plan, states)
     end
   end
   local told = #tops > 0 and cjson.encode(tops) or ''
-  local answer = { text(math.max(#ask.plans - 1, 0)), '0', table.concat(states, ';'), told }
+  local answer = { text(math.max(tried - 1, 0)), '0', table.concat(states, ';'), told }
   local until_us = now + ask.refused_us
   write('SET', REFUSED, cmsgpack.pack({ until_us, ask.fingerprint, answer }), 'PXAT', milliseconds(until_us))
   return { 'refused', unpack(answer) }
@@ -258,15 +259,27 @@ local function repeated()
   return nil
 end
 
-local function decide()
-  local states
-  for index, plan in ipairs(ask.plans) do
-    states = refusals(plan)
-    if #states == 0 then
-      return grant(index, plan)
+-- Whether every account that the plan waits for has spent enough.
+local function reached(plan)
+  for _, posting in ipairs(plan.postings) do
+    if posting.spent_from >= 0 and account_of(posting).spent < posting.spent_from then
+      return false
     end
   end
-  return refuse(ask.plans[#ask.plans], states or {})
+  return true
+end
+
+local function decide()
+  local states, tried = {}, #ask.plans
+  for index, plan in ipairs(ask.plans) do
+    if reached(plan) then
+      states, tried = refusals(plan), index
+      if #states == 0 then
+        return grant(index, plan)
+      end
+    end
+  end
+  return refuse(tried, states)
 end
 
 -- The worker sends the windows of the time it last knew. If one has ended since, it is told the time and asks again.
