@@ -288,9 +288,8 @@ class MemoryLedger:
         if self._is_too_old(request.hold_id, now_us):
             return HoldReply(Code.TOO_OLD)
         states: tuple[AccountState, ...] = ()
-        for index, plan in enumerate(request.plans):
-            if not self._is_reached(plan, now_us):
-                continue
+        reached = [entry for entry in enumerate(request.plans) if self._is_reached(entry[1], now_us)]
+        for index, plan in reached:
             states = self._refusals(request, plan, now_us)
             if not states:
                 return self._grant(request, index, now_us)
