@@ -21,8 +21,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "mock-provider",
         help=COMMANDS["mock-provider"].help,
-        description="Speaks OpenAI chat completions (/v1/chat/completions) and Anthropic messages (/v1/messages). "
-        "Token counts come from the request header x-mock-usage, misbehaviour from x-mock-behavior.",
+        description="Speaks OpenAI (chat completions, responses, completions, embeddings), Anthropic messages, Gemini, "
+        "Bedrock converse and Cohere chat, each at its own path. Token counts come from the request header "
+        "x-mock-usage, misbehaviour from x-mock-behavior.",
     )
     parser.add_argument(
         "--listen",

@@ -79,14 +79,14 @@ def _streamed(shape: Shape, call: Call) -> Answer:
     behavior = call.behavior
     events = shape.stream(call)
     if behavior.error_event_after_chunks is not None:
-        events = [*_until_text(events, behavior.error_event_after_chunks), shape.error_event("Overloaded")]
+        events = [*_until_text(events, behavior.error_event_after_chunks), shape.error_event(call, "Overloaded")]
     newline = b"\r\n" if behavior.crlf else b"\n"
     pieces = [Piece(event.encode(newline), event.text) for event in events]
-    if behavior.no_last_newline:
+    if behavior.no_last_newline and not events[-1].framed:
         pieces[-1] = replace(pieces[-1], data=pieces[-1].data.rstrip(b"\r\n"))
     if behavior.gzip:
         pieces = list(_gzipped(pieces))
-    headers = _headers(shape, call, "text/event-stream; charset=utf-8") | {"cache-control": "no-cache"}
+    headers = _headers(shape, call, shape.stream_type(call)) | {"cache-control": "no-cache"}
     return Answer(behavior.status, headers, _split(pieces, behavior.split_bytes), behavior=behavior)
 
 

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 
 from ext_proc.mock_provider.counts import Counts
 from ext_proc.mock_provider.errors import MockRequestError
-from ext_proc.mock_provider.shape import Call, StreamEvent, event, output_text, text_pieces
+from ext_proc.mock_provider.shape import SSE, Call, StreamEvent, event, exactly, output_text, text_pieces
+from ext_proc.mock_provider.tools import ARGUMENTS, ToolCall, names_in, tool_calls
 
 _PLACEHOLDER_OUTPUT_TOKENS = 1
+_SIGNATURE = "bW9jaw=="  # real ones are opaque base64, too
 
 _ERROR_TYPES = {
     400: "invalid_request_error",
@@ -45,7 +47,7 @@ def usage(counts: Counts, *, service_tier: str | None = None) -> dict[str, objec
 class AnthropicMessages:
     """`POST /v1/messages`."""
 
-    path = "/v1/messages"
+    path = exactly("/v1/messages")
 
     def check(self, document: Mapping[str, object]) -> None:
         """A request needs a model, messages and an output limit."""
@@ -65,36 +67,29 @@ class AnthropicMessages:
     def plain(self, call: Call) -> dict[str, object]:
         """A `message`."""
         answer = self._message(call)
-        answer["content"] = [{"type": "text", "text": output_text(_visible(call))}]
+        answer["content"] = [
+            *({"type": "thinking", "thinking": text, "signature": _SIGNATURE} for text in _thoughts(call)),
+            {"type": "text", "text": output_text(call.visible_tokens)},
+            *({**_tool_use(tool), "input": ARGUMENTS} for tool in _tools(call)),
+        ]
         answer["stop_reason"] = self._stop_reason(call)
         if not call.behavior.no_usage:
             answer["usage"] = usage(call.counts, service_tier=call.behavior.service_tier)
         return answer
 
     def stream(self, call: Call) -> list[StreamEvent]:
-        """`message_start` … `message_stop`."""
+        """`message_start` … `message_stop`, one block after the other."""
         start, delta = self._message(call), {"stop_reason": self._stop_reason(call), "stop_sequence": None}
         end: dict[str, object] = {"type": "message_delta", "delta": delta}
         if not call.behavior.no_usage:
             start["usage"] = _usage_at_start(call)
             end["usage"] = _usage_at_end(call.counts)
-        pieces = text_pieces(_visible(call), call.behavior.chunks)
+        blocks = [block for index, made in enumerate(_blocks(call)) for block in _block_events(index, *made)]
         return [
             event({"type": "message_start", "message": start}, name="message_start"),
-            event(
-                {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-                name="content_block_start",
-            ),
+            blocks[0],
             event({"type": "ping"}, name="ping"),
-            *(
-                event(
-                    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": piece}},
-                    name="content_block_delta",
-                    text=True,
-                )
-                for piece in pieces
-            ),
-            event({"type": "content_block_stop", "index": 0}, name="content_block_stop"),
+            *blocks[1:],
             event(end, name="message_delta"),
             event({"type": "message_stop"}, name="message_stop"),
         ]
@@ -103,9 +98,15 @@ class AnthropicMessages:
         """`{"type": "error", "error": {type, message}}`."""
         return {"type": "error", "error": {"type": _ERROR_TYPES.get(status, "api_error"), "message": message}}
 
-    def error_event(self, message: str) -> StreamEvent:
+    def error_event(self, call: Call, message: str) -> StreamEvent:
         """What an overloaded provider sends in mid-stream."""
+        del call
         return event(self.error(529, message), name="error")
+
+    def stream_type(self, call: Call) -> str:
+        """Server-sent events."""
+        del call
+        return SSE
 
     def headers(self, call_id: str) -> dict[str, str]:
         """The id support asks for."""
@@ -123,12 +124,59 @@ class AnthropicMessages:
         }
 
     def _stop_reason(self, call: Call) -> str:
+        if call.behavior.tool_calls:
+            return "tool_use"
         limit = self.output_limit(call.document)
         return "max_tokens" if limit is not None and call.counts.output >= limit else "end_turn"
 
 
-def _visible(call: Call) -> int:
-    return max(0, call.counts.output - call.counts.reasoning)
+def _thoughts(call: Call) -> list[str]:
+    """The text of the thinking block, where the request asks for thinking."""
+    thinking = call.document.get("thinking")
+    asked = isinstance(thinking, Mapping) and thinking.get("type") in {"enabled", "adaptive"}
+    return [output_text(call.counts.reasoning)] if asked and call.counts.reasoning else []
+
+
+def _tools(call: Call) -> list[ToolCall]:
+    return tool_calls(call, names_in(call.document.get("tools"), "name"))
+
+
+def _tool_use(tool: ToolCall) -> dict[str, object]:
+    return {"type": "tool_use", "id": f"toolu_{tool.id}", "name": tool.name, "input": {}}
+
+
+_Block = tuple[dict[str, object], list[dict[str, object]]]
+"""A content block as its stream begins it, and its deltas."""
+
+
+def _blocks(call: Call) -> list[_Block]:
+    blocks: list[_Block] = []
+    for _ in _thoughts(call):
+        pieces = text_pieces(call.counts.reasoning, call.behavior.chunks)
+        deltas: list[dict[str, object]] = [{"type": "thinking_delta", "thinking": piece} for piece in pieces]
+        deltas.append({"type": "signature_delta", "signature": _SIGNATURE})
+        blocks.append(({"type": "thinking", "thinking": "", "signature": ""}, deltas))
+    pieces = text_pieces(call.visible_tokens, call.behavior.chunks)
+    blocks.append(({"type": "text", "text": ""}, [{"type": "text_delta", "text": piece} for piece in pieces]))
+    for tool in _tools(call):
+        parts = ("", *tool.argument_pieces())
+        blocks.append((_tool_use(tool), [{"type": "input_json_delta", "partial_json": part} for part in parts]))
+    return blocks
+
+
+def _block_events(index: int, start: dict[str, object], deltas: list[dict[str, object]]) -> list[StreamEvent]:
+    return [
+        event({"type": "content_block_start", "index": index, "content_block": start}, name="content_block_start"),
+        *(
+            event(
+                {"type": "content_block_delta", "index": index, "delta": delta},
+                name="content_block_delta",
+                text=delta["type"] == "text_delta",
+            )
+            for delta in deltas
+        ),
+        event({"type": "content_block_stop", "index": index}, name="content_block_stop"),
+    ]
 
 
 def _usage_at_start(call: Call) -> dict[str, object]:

@@ -48,6 +48,8 @@ class Behavior:
     hold_after_chunks: int | None = None  # where it waits: after so many pieces of text; before the headers if absent
     model: str | None = None  # the model the answer names, if not the requested one
     service_tier: str | None = None
+    tool_calls: int = 0  # how many tools the answer calls: those the request declares, in turn
+    usage_unasked: bool = False  # an OpenAI chat stream has its usage on the last chunk, asked for or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ _RULES: dict[str, _Rule] = {
     "hold_after_chunks": _integer(0, _COUNT_MAX),
     "model": _TEXT,
     "service_tier": _TEXT,
+    "tool_calls": _integer(0, 128),
+    "usage_unasked": _FLAG,
 }
 _DEFAULT = Behavior()
 

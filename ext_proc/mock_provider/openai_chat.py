@@ -12,7 +12,8 @@ from typing import Final
 
 from ext_proc.mock_provider.counts import Counts
 from ext_proc.mock_provider.errors import MockRequestError
-from ext_proc.mock_provider.shape import CREATED, Call, StreamEvent, event, output_text, text_pieces
+from ext_proc.mock_provider.shape import CREATED, SSE, Call, StreamEvent, event, exactly, output_text, text_pieces
+from ext_proc.mock_provider.tools import ToolCall, names_in, tool_calls
 
 DONE: Final = StreamEvent(b"[DONE]")
 
@@ -51,7 +52,7 @@ def usage(counts: Counts) -> dict[str, object]:
 class OpenAIChat:
     """`POST /v1/chat/completions`."""
 
-    path = "/v1/chat/completions"
+    path = exactly("/v1/chat/completions")
 
     def check(self, document: Mapping[str, object]) -> None:
         """A request needs a model and messages."""
@@ -71,7 +72,7 @@ class OpenAIChat:
 
     def plain(self, call: Call) -> dict[str, object]:
         """A `chat.completion`."""
-        answer = _head(call, "chat.completion")
+        answer, tools = head(call, "chat.completion"), _tools(call)
         answer["choices"] = [
             {
                 "index": index,
@@ -80,11 +81,12 @@ class OpenAIChat:
                     "content": output_text(tokens),
                     "refusal": None,
                     "annotations": [],
+                    **({"tool_calls": [_tool_call(tool) for tool in tools]} if tools else {}),
                 },
                 "logprobs": None,
                 "finish_reason": self._finish_reason(call),
             }
-            for index, tokens in enumerate(_tokens_of_choices(call))
+            for index, tokens in enumerate(tokens_of_choices(call))
         ]
         if not call.behavior.no_usage:
             answer["usage"] = usage(call.counts)
@@ -92,29 +94,30 @@ class OpenAIChat:
 
     def stream(self, call: Call) -> list[StreamEvent]:
         """`chat.completion.chunk`s and `[DONE]`."""
-        with_usage = _wants_usage(call.document) and not call.behavior.no_usage
-        head = _head(call, "chat.completion.chunk")
+        with_usage = wants_usage(call)
+        start = head(call, "chat.completion.chunk")
         tail: dict[str, object] = {"usage": None} if with_usage else {}
 
         def chunk(
             index: int, delta: dict[str, object], finish: str | None = None, *, text: bool = False
         ) -> StreamEvent:
             choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
-            return event({**head, "choices": [choice], **tail}, text=text)
+            return event({**start, "choices": [choice], **tail}, text=text)
 
-        tokens_of_choices = _tokens_of_choices(call)
-        pieces_of_choices = [text_pieces(tokens, call.behavior.chunks) for tokens in tokens_of_choices]
-        events = [
-            chunk(index, {"role": "assistant", "content": "", "refusal": None})
-            for index in range(len(tokens_of_choices))
-        ]
+        pieces_of_choices = [text_pieces(tokens, call.behavior.chunks) for tokens in tokens_of_choices(call)]
+        choices = range(len(pieces_of_choices))
+        events = [chunk(index, {"role": "assistant", "content": "", "refusal": None}) for index in choices]
         for turn in range(max(map(len, pieces_of_choices))):  # the provider interleaves the choices
             for index, pieces in enumerate(pieces_of_choices):
                 if turn < len(pieces):
                     events.append(chunk(index, {"content": pieces[turn]}, text=True))
-        events += [chunk(index, {}, self._finish_reason(call)) for index in range(len(tokens_of_choices))]
+        deltas = [delta for place, tool in enumerate(_tools(call)) for delta in _tool_deltas(place, tool)]
+        events += [chunk(index, {"tool_calls": [delta]}) for index in choices for delta in deltas]
+        if call.behavior.usage_unasked and not call.behavior.no_usage:
+            tail = {"usage": usage(call.counts)}
+        events += [chunk(index, {}, self._finish_reason(call)) for index in choices]
         if with_usage:
-            events.append(event({**head, "choices": [], "usage": usage(call.counts)}))
+            events.append(event({**start, "choices": [], "usage": usage(call.counts)}))
         return [*events, DONE]
 
     def error(self, status: int, message: str) -> dict[str, object]:
@@ -124,22 +127,31 @@ class OpenAIChat:
             "error": {"message": message, "type": _ERROR_TYPES.get(status, "server_error"), "param": None, "code": code}
         }
 
-    def error_event(self, message: str) -> StreamEvent:
+    def error_event(self, call: Call, message: str) -> StreamEvent:
         """The error body as an event."""
+        del call
         return event(self.error(500, message))
+
+    def stream_type(self, call: Call) -> str:
+        """Server-sent events."""
+        del call
+        return SSE
 
     def headers(self, call_id: str) -> dict[str, str]:
         """The id support asks for."""
         return {"x-request-id": f"req_{call_id}", "openai-version": "2020-10-01", "openai-processing-ms": "1"}
 
     def _finish_reason(self, call: Call) -> str:
+        if call.behavior.tool_calls:
+            return "tool_calls"
         limit = self.output_limit(call.document)
         return "length" if limit is not None and call.counts.output >= limit else "stop"
 
 
-def _head(call: Call, kind: str) -> dict[str, object]:
+def head(call: Call, kind: str, prefix: str = "chatcmpl") -> dict[str, object]:
+    """What every body and every chunk begins with."""
     return {
-        "id": f"chatcmpl-{call.id}",
+        "id": f"{prefix}-{call.id}",
         "object": kind,
         "created": CREATED,
         "model": call.model,
@@ -153,13 +165,28 @@ def _choices(document: Mapping[str, object]) -> int:
     return number if isinstance(number, int) and not isinstance(number, bool) and number > 0 else 1
 
 
-def _tokens_of_choices(call: Call) -> list[int]:
+def tokens_of_choices(call: Call) -> list[int]:
     """The visible output tokens, spread over the choices."""
-    choices = _choices(call.document)
-    visible = max(0, call.counts.output - call.counts.reasoning)
+    choices, visible = _choices(call.document), call.visible_tokens
     return [visible * (index + 1) // choices - visible * index // choices for index in range(choices)]
 
 
-def _wants_usage(document: Mapping[str, object]) -> bool:
-    options = document.get("stream_options")
-    return isinstance(options, Mapping) and options.get("include_usage") is True
+def wants_usage(call: Call) -> bool:
+    """Whether the stream is to end with a chunk of usage alone."""
+    options = call.document.get("stream_options")
+    asked = isinstance(options, Mapping) and options.get("include_usage") is True
+    return asked and not call.behavior.no_usage and not call.behavior.usage_unasked
+
+
+def _tools(call: Call) -> list[ToolCall]:
+    return tool_calls(call, names_in(call.document.get("tools"), "function", "name"))
+
+
+def _tool_call(tool: ToolCall) -> dict[str, object]:
+    return {"id": f"call_{tool.id}", "type": "function", "function": {"name": tool.name, "arguments": tool.arguments}}
+
+
+def _tool_deltas(place: int, tool: ToolCall) -> list[dict[str, object]]:
+    """The first has id and name, the others pieces of the arguments."""
+    first = {**_tool_call(tool), "index": place, "function": {"name": tool.name, "arguments": ""}}
+    return [first, *({"index": place, "function": {"arguments": piece}} for piece in tool.argument_pieces())]

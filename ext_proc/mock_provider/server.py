@@ -13,28 +13,44 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import lru_cache
+from urllib.parse import unquote
 
 import orjson
 from aiohttp import web
 
 from ext_proc.mock_provider.answer import Answer, answer_for, json_answer, refusal
 from ext_proc.mock_provider.anthropic_messages import AnthropicMessages
+from ext_proc.mock_provider.bedrock_converse import BedrockConverse
 from ext_proc.mock_provider.behavior import HEADER as BEHAVIOR_HEADER
 from ext_proc.mock_provider.behavior import Behavior, Reset, behavior_for
+from ext_proc.mock_provider.cohere_chat import CohereChat
 from ext_proc.mock_provider.counts import HEADER as USAGE_HEADER
 from ext_proc.mock_provider.counts import counts_for
 from ext_proc.mock_provider.errors import MockRequestError
+from ext_proc.mock_provider.gemini import Gemini
 from ext_proc.mock_provider.models import anthropic_model, models, openai_model
 from ext_proc.mock_provider.openai_chat import OpenAIChat
+from ext_proc.mock_provider.openai_completions import OpenAICompletions
+from ext_proc.mock_provider.openai_embeddings import OpenAIEmbeddings
+from ext_proc.mock_provider.openai_responses import OpenAIResponses
 from ext_proc.mock_provider.recorder import Gates, Outcome, Received, Recorder
 from ext_proc.mock_provider.shape import Call, Shape
 
-SHAPES: tuple[Shape, ...] = (OpenAIChat(), AnthropicMessages())
+SHAPES: tuple[Shape, ...] = (
+    OpenAIChat(),
+    AnthropicMessages(),
+    OpenAIResponses(),
+    OpenAICompletions(),
+    OpenAIEmbeddings(),
+    Gemini(),
+    BedrockConverse(),
+    CohereChat(),
+)
 
 _BODY_BYTES_MAX = 128 * 1024 * 1024
 _HEADER_BYTES_MAX = 65_536
 _SHUTDOWN_SECONDS = 0.1  # for answers under way; those held open at a gate would wait for ever (0 means no limit)
-_SHAPE_OF_PATH = {shape.path: shape for shape in SHAPES}
 _RELEASE, _WAITING, _MODEL = "/mock/release/", "/mock/waiting/", "/v1/models/"
 
 
@@ -66,9 +82,10 @@ class MockProvider:
         return response
 
     async def _answer(self, request: web.BaseRequest, received: Received) -> web.StreamResponse:
-        shape = _SHAPE_OF_PATH.get(request.path)
-        if shape is None:
+        place = _place(request.path_qs)
+        if place is None:
             return await self._send_plainly(request, _page(request))
+        shape = place[0]
         behavior = Behavior()
         try:
             behavior = behavior_for(request.headers.get(BEHAVIOR_HEADER))
@@ -76,7 +93,7 @@ class MockProvider:
                 _reset(request)
             body = await _read_body(request)
             received.keep_body(body)
-            call = _call(shape, request, body, behavior, received.number)
+            call = _call(place, request, body, behavior, received.number)
         except MockRequestError as error:
             return await self._send_plainly(request, refusal(shape, 400, str(error), f"{received.number:024x}"))
         return await self._send(request, received, answer_for(shape, call))
@@ -200,7 +217,7 @@ def _url(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
 
 
 def _page(request: web.BaseRequest) -> Answer:
-    """What is neither chat nor messages: the model list, or the provider's 404."""
+    """What no provider API is: the model list, or the provider's 404."""
     anthropic = "anthropic-version" in request.headers
     if request.method == "GET" and request.path == "/v1/models":
         return json_answer(models(anthropic=anthropic))
@@ -211,13 +228,35 @@ def _page(request: web.BaseRequest) -> Answer:
     return refusal(shape, 404, f"Invalid URL ({request.method} {request.path})", "0" * 24)
 
 
-def _call(shape: Shape, request: web.BaseRequest, body: bytes, behavior: Behavior, number: int) -> Call:
+@lru_cache(maxsize=1024)
+def _place(path: str) -> tuple[Shape, dict[str, object]] | None:
+    """Who answers at a path, and what the path says: model, stream and query, where its API has them there."""
+    for shape in SHAPES:
+        match = shape.path.fullmatch(path)
+        if match is None:
+            continue
+        said: dict[str, object] = dict(match.groupdict())
+        if "model" in said:
+            said |= {"model": unquote(str(said["model"])), "stream": bool(said["stream"])}
+        return shape, said
+    return None
+
+
+def _call(
+    place: tuple[Shape, dict[str, object]],
+    request: web.BaseRequest,
+    body: bytes,
+    behavior: Behavior,
+    number: int,
+) -> Call:
     try:
         document = orjson.loads(body)
     except ValueError as error:
         raise MockRequestError(f"the body is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise MockRequestError("the body is not a JSON object")
+    shape, said = place
+    document |= said
     shape.check(document)
     counts = counts_for(request.headers.get(USAGE_HEADER), document, shape.output_limit(document))
     digest = hashlib.blake2b(body, digest_size=8).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +23,10 @@ _TEXT_TOKENS_MAX = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, read. `id` is 24 hex digits that differ from call to call."""
+    """One request, read. `id` is 24 hex digits that differ from call to call.
+
+    What an API says in its path (the model, whether to stream) stands in the document, where others have it.
+    """
 
     document: Mapping[str, object]
     counts: Counts
@@ -34,17 +38,28 @@ class Call:
         """The model the answer names."""
         return self.behavior.model or str(self.document["model"])
 
+    @property
+    def visible_tokens(self) -> int:
+        """The output tokens that are no reasoning: what text is made for."""
+        return max(0, self.counts.output - self.counts.reasoning)
+
 
 @dataclass(frozen=True, slots=True)
 class StreamEvent:
-    """One server-sent event. `text` marks the pieces of generated text: what `*_after_chunks` counts."""
+    """One server-sent event. `text` marks the pieces of generated text: what `*_after_chunks` counts.
+
+    `framed`: the data is what goes over the wire, in a stream that is not one of server-sent events.
+    """
 
     data: bytes
     name: str | None = None
     text: bool = False
+    framed: bool = False
 
     def encode(self, newline: bytes = b"\n") -> bytes:
         """As it goes over the wire, with the empty line that ends it."""
+        if self.framed:
+            return self.data
         head = b"" if self.name is None else b"event: " + self.name.encode() + newline
         return head + b"data: " + self.data + newline + newline
 
@@ -53,8 +68,11 @@ class Shape(Protocol):
     """One provider API."""
 
     @property
-    def path(self) -> str:
-        """Where requests are posted."""
+    def path(self) -> re.Pattern[str]:
+        """Where requests are posted, query string included: to be matched as a whole.
+
+        The groups `model` and `stream` are what the path says of them; such a path names its model always.
+        """
         ...
 
     def check(self, document: Mapping[str, object]) -> None:
@@ -77,13 +95,25 @@ class Shape(Protocol):
         """The provider's error body."""
         ...
 
-    def error_event(self, message: str) -> StreamEvent:
+    def error_event(self, call: Call, message: str) -> StreamEvent:
         """The provider's error inside a stream."""
+        ...
+
+    def stream_type(self, call: Call) -> str:
+        """The content type of a streamed answer."""
         ...
 
     def headers(self, call_id: str) -> dict[str, str]:
         """Response headers the provider always sends."""
         ...
+
+
+SSE = "text/event-stream; charset=utf-8"
+
+
+def exactly(path: str) -> re.Pattern[str]:
+    """A path that says nothing of model or streaming, with or without a query string."""
+    return re.compile(re.escape(path) + r"(?:\?.*)?")
 
 
 def event(document: Mapping[str, object], *, name: str | None = None, text: bool = False) -> StreamEvent:

@@ -232,6 +232,8 @@ def test_every_behavior_key_can_be_asked_for() -> None:
         "hold_after_chunks": 1,
         "model": "other",
         "service_tier": "flex",
+        "tool_calls": 2,
+        "usage_unasked": True,
     }
 
     behavior = behavior_for(json.dumps(asked))
