@@ -120,7 +120,7 @@ def forward(proposal: Proposal, reply: HoldReply, head: RequestHead, settings: S
         chain=None if chain is None else chain[1],
         cluster=None if chain is None else chain[0].cluster,
         answer=_answer(candidate, reply, ticket, request_id)
-        | ({"verdict": f"downgrade; rule={_constrained_by(proposal, reply)}"} if downgraded else {})
+        | ({"verdict": f"downgrade; rule={candidate.after.account.expanded_id}"} if downgraded and candidate.after else {})
         | ({"output_limit": str(granted_limit)} if inject else {})
         | _ignored(ignored_headers(head, settings.metadata_header)),
     )
@@ -228,16 +228,6 @@ def _answer(candidate: Candidate, reply: HoldReply, ticket: Ticket, request_id: 
         **_remaining(reply.states, Measure.REQUESTS, "requests", reply),
         **_remaining(reply.states, Measure.TOKENS, "tokens", reply),
     }
-
-
-def _constrained_by(proposal: Proposal, reply: HoldReply) -> str:
-    """The rule that sent the request to a cheaper target: the first past its threshold, else the first that may."""
-    spent = {state.account: state.spent for state in reply.states}
-    rules = proposal.candidates[0].constraining
-    for rule in rules:
-        if rule.constrained and spent.get(rule.account, 0) >= rule.constrained.spent_below(rule.account.cap):
-            return rule.account.expanded_id
-    return rules[0].account.expanded_id
 
 
 def _ignored(names: tuple[str, ...]) -> dict[str, str]:

@@ -16,8 +16,9 @@ from ext_proc.policy.snapshot import ConstrainAction, MatchedRule, MatchFacts, O
 class Candidate:
     """One way to serve the request: the plan at the same index of the hold asks for it.
 
-    `constraining` are the rules that send requests on to a later plan once they are constrained. `throttled`: this plan
-    is the one of callers that a constrained rule slows down.
+    `constraining` are the rules that send requests on to a later plan once they are constrained. `after`: this plan is
+    taken only once that rule is constrained. `throttled`: this plan is the one of callers that a constrained rule slows
+    down.
     """
 
     target: Target
@@ -26,6 +27,7 @@ class Candidate:
     sets_limit: bool  # the bound is written into the request, which names none of its own
     input_kinds: frozenset[str]  # the rates its input can be billed at
     constraining: tuple[MatchedRule, ...] = ()
+    after: MatchedRule | None = None
     throttled: tuple[MatchedRule, ...] = ()
     fallbacks: tuple[Candidate, ...] = ()  # what may serve if this target fails: held at the dearest of them
 
@@ -56,10 +58,11 @@ def candidates(
     found = [replace(first, constraining=(*downgrading, *premium, *throttling), fallbacks=fallbacks)]
     if fallbacks:
         found.append(replace(found[0], fallbacks=()))  # served, if not by a dearer one should it fail
-    if throttling:
-        found.append(replace(first, constraining=(*downgrading, *premium), throttled=throttling))
+    others = (*downgrading, *premium)
+    found += [replace(first, constraining=others, after=rule, throttled=(rule,)) for rule in throttling]
     if downgrading and cheaper is not None:
-        found.append(candidate(cheaper, facts, replace(match, target=cheaper.name), terms))
+        swapped = candidate(cheaper, facts, replace(match, target=cheaper.name), terms)
+        found += [replace(swapped, after=rule) for rule in downgrading]
     return tuple(found)
 
 
@@ -100,19 +103,24 @@ def plan(candidate: Candidate) -> Plan:
     bounds = candidate.bounds
     held = [(way, held_rates(way)) for way in (candidate, *candidate.fallbacks)]
 
-    def posting(account: AccountSpec, *, deciding: bool, spent_below: int | None = None) -> Posting:
+    after = candidate.after
+
+    def posting(account: AccountSpec, *, deciding: bool) -> Posting:
         fixed = max(_fixed(account.measure, way.bounds, rates) for way, rates in held)
         per_output_milli = max(_per_output_milli(account.measure, rates) for _, rates in held)
-        return Posting(account, deciding, fixed, per_output_milli, spent_below)
+        return Posting(account, deciding, fixed, per_output_milli)
 
     postings = [
-        posting(
-            rule.account,
-            deciding=rule.deciding,
-            spent_below=_spent_below(rule) if rule in candidate.constraining else None,
+        replace(
+            posting(rule.account, deciding=rule.deciding),
+            spent_below=_threshold(rule) if rule in candidate.constraining else None,
+            spent_from=_threshold(after) if after is not None and after.account == rule.account else None,
         )
         for rule in candidate.rules
     ]
+    if after is not None and all(after.account != rule.account for rule in candidate.rules):
+        # The rule does not match the cheaper target: it is asked about and charged nothing.
+        postings.append(Posting(after.account, deciding=False, fixed=0, spent_from=_threshold(after)))
     postings += [
         posting(rule.constrained.throttle, deciding=True)
         for rule in candidate.throttled
@@ -121,7 +129,8 @@ def plan(candidate: Candidate) -> Plan:
     return Plan(candidate.target.name, tuple(postings), bounds.output_min, bounds.output_max)
 
 
-def _spent_below(rule: MatchedRule) -> int | None:
+def _threshold(rule: MatchedRule) -> int | None:
+    """What must be spent for the rule to be constrained."""
     return None if rule.constrained is None else rule.constrained.spent_below(rule.account.cap)
 
 
