@@ -120,7 +120,11 @@ def forward(proposal: Proposal, reply: HoldReply, head: RequestHead, settings: S
         chain=None if chain is None else chain[1],
         cluster=None if chain is None else chain[0].cluster,
         answer=_answer(candidate, reply, ticket, request_id)
-        | ({"verdict": f"downgrade; rule={candidate.after.account.expanded_id}"} if downgraded and candidate.after else {})
+        | (
+            {"verdict": f"downgrade; rule={candidate.after.account.expanded_id}"}
+            if downgraded and candidate.after
+            else {}
+        )
         | ({"output_limit": str(granted_limit)} if inject else {})
         | _ignored(ignored_headers(head, settings.metadata_header)),
     )

@@ -96,3 +96,23 @@ def test_none_goes_on_with_the_same_model(gateway: Gateway) -> None:
     answer = gateway.chat(model="gpt-4o", max_tokens=10)
 
     assert answer.headers["x-tfy-resolved-model"] == "openai-main/gpt-4o"
+
+
+def test_refuse_premium_refuses_what_a_swap_names_and_serves_the_rest(gateway: Gateway) -> None:
+    """A premium model is one that a swap names."""
+    premium = gateway.chat(model="gpt-4o", max_tokens=10)
+    plain = gateway.chat(model="gpt-4o-mini", max_tokens=10)
+
+    assert premium.status_code == 429
+    assert "premium" in premium.json()["detail"]
+    assert plain.status_code == 200
+
+
+def test_throttle_keeps_the_model_at_a_tighter_rate(gateway: Gateway) -> None:
+    """One request an hour passes, the second is rate limited."""
+    first = gateway.chat(model="gpt-4o", max_tokens=10)
+    second = gateway.chat(model="gpt-4o", max_tokens=10)
+
+    assert first.headers["x-tfy-resolved-model"] == "openai-main/gpt-4o"
+    assert second.status_code == 429
+    assert second.json()["error"]["code"] == "rate_limited"
