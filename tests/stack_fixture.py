@@ -24,6 +24,9 @@ import pytest
 READY_SECONDS = 90.0  # generous: two cores may run several stacks at once
 STOP_SECONDS = 60.0
 
+TRANSIENT = {"lock", "children.json", "children.new", "metrics"}
+"""What is in a state directory while a stack runs and must be gone after an orderly stop."""
+
 _READY = re.compile(r"^tollgate ready listen=(http://\S+) admin=(http://\S+)$")
 _MOCK = re.compile(r"^mock-provider ready (http://\S+)$", re.MULTILINE)
 

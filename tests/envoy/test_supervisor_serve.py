@@ -21,7 +21,7 @@ from ext_proc import wire
 from ext_proc.envoy_config import EnvoySettings, UpstreamAccount, WorkerEndpoint
 from ext_proc.wire import health_pb2
 from tests.envoy_kit import Envoy
-from tests.stack_fixture import READY_SECONDS, STOP_SECONDS, plain_environment
+from tests.stack_fixture import READY_SECONDS, STOP_SECONDS, TRANSIENT, plain_environment
 
 pytestmark = pytest.mark.envoy
 
@@ -123,7 +123,7 @@ def test_a_sidecar_serves_an_envoy_that_someone_else_runs(
             finally:
                 envoy.stop()
     assert list(shared.glob("w*.sock")) == []
-    assert sorted(path.name for path in (tmp_path / ".tollgate").iterdir()) == ["logs", "workers"]
+    assert not TRANSIENT & {path.name for path in (tmp_path / ".tollgate").iterdir()}
     told = (tmp_path / "serve.stderr").read_text()
     assert "no credential for anthropic-main, gemini-main: the provider will refuse" in told
     assert "SIGTERM: stopping" in told
