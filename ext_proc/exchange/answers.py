@@ -187,16 +187,19 @@ def refuse(refusal: Refusal, dialect: Dialect, settings: Settings, request_id: s
 
 def asked(proposal: Proposal) -> Asked:
     """What the refused proposal asked for, for the words of the refusal."""
-    candidate, plan = proposal.candidates[-1], proposal.hold.plans[-1]
+    ways = proposal.candidates
     throttles = {
         rule.constrained.throttle: rule
-        for rule in candidate.throttled
+        for way in ways
+        for rule in way.throttled
         if rule.constrained is not None and rule.constrained.throttle is not None
     }
     return Asked(
-        output_max=candidate.bounds.output_max,
-        output_milli={posting.account: posting.per_output_milli for posting in plan.postings},
-        rules={rule.account: rule for rule in candidate.rules} | throttles,
+        output_max=ways[-1].bounds.output_max,
+        output_milli={
+            posting.account: posting.per_output_milli for plan in proposal.hold.plans for posting in plan.postings
+        },
+        rules={rule.account: rule for way in ways for rule in way.rules} | throttles,
         tags=proposal.caller.tags,
     )
 
