@@ -174,7 +174,7 @@ class Admission:
             return State.FORWARDED, (*audited, forward)
         if reply.code is Code.REFUSED:
             now_us = reply.stamp.redis_us if reply.stamp else self._head.now_us
-            refusal = ledger_refusal(reply, answers.asked(self._proposal), settings, now_us)
+            refusal = ledger_refusal(reply, answers.asked(self._proposal, reply), settings, now_us)
             return State.REFUSED, (self._refuse(refusal),)
         give_back = (self._give_back(),) if reply.code in _MAY_BE_HELD else ()
         return State.REFUSED, (*give_back, self._refuse(store_refusal()))

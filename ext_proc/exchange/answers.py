@@ -185,21 +185,18 @@ def refuse(refusal: Refusal, dialect: Dialect, settings: Settings, request_id: s
     return Refuse(refusal, body, headers)
 
 
-def asked(proposal: Proposal) -> Asked:
-    """What the refused proposal asked for, for the words of the refusal."""
-    ways = proposal.candidates
+def asked(proposal: Proposal, reply: HoldReply) -> Asked:
+    """What the refused proposal asked for in the plan that was tried last, for the words of the refusal."""
+    candidate, plan = proposal.candidates[reply.plan_index], proposal.hold.plans[reply.plan_index]
     throttles = {
         rule.constrained.throttle: rule
-        for way in ways
-        for rule in way.throttled
+        for rule in candidate.throttled
         if rule.constrained is not None and rule.constrained.throttle is not None
     }
     return Asked(
-        output_max=ways[-1].bounds.output_max,
-        output_milli={
-            posting.account: posting.per_output_milli for plan in proposal.hold.plans for posting in plan.postings
-        },
-        rules={rule.account: rule for way in ways for rule in way.rules} | throttles,
+        output_max=candidate.bounds.output_max,
+        output_milli={posting.account: posting.per_output_milli for posting in plan.postings},
+        rules={rule.account: rule for rule in candidate.rules} | throttles,
         tags=proposal.caller.tags,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ext_proc.exchange.effects import Forward, PassUnmetered, Refuse
 from ext_proc.exchange.explain import Asked, Explanation, Way
 from ext_proc.exchange.planning import held_rates
+from ext_proc.ledger.interface import Code
 from ext_proc.ledger.units import rfc3339, unit_name
 from ext_proc.policy.trials import Trial
 
@@ -117,7 +118,8 @@ def _way(way: Way) -> dict[str, object]:
             "tokens": way.output_tokens,
         },
         "rates_picodollars": {"input": rates.input, "output": rates.output, "request": rates.request},
-        "admissible": not refused,
+        "admissible": way.reply.code is Code.HELD,
+        "only_once_constrained": None if candidate.after is None else candidate.after.account.expanded_id,
         "chosen": way.chosen,
         "asks": [asks(asked) for asked in way.asked],
     }

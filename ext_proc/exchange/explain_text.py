@@ -145,6 +145,8 @@ def _way(found: Explanation, way: Way, label: str) -> Iterator[str]:
         yield "  → taken"
     elif way.reply.code is Code.HELD:
         yield "  admissible, but an earlier way is taken"
+    elif candidate.after is not None and not refusing:
+        yield f"  only once {candidate.after.account.expanded_id} is constrained"
     else:
         yield "  not admissible"
 

@@ -187,7 +187,7 @@ def decode_hold(request: HoldRequest, reply: Sequence[bytes]) -> HoldReply:
         tuple(_state(plan, position, text) for position, text in enumerate(words.split(";"))) if plan and words else ()
     )
     if code is Code.REFUSED:
-        return HoldReply(code, when, states=_with_top_consumers(plan, states, reply[7]))
+        return HoldReply(code, when, index, states=_with_top_consumers(plan, states, reply[7]))
     return HoldReply(code, when, index, output, states)
 
 

@@ -226,8 +226,8 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class HoldReply:
-    """HELD or EXISTS: `plan_index`, `output_limit` and the states of that plan's accounts. REFUSED: the states of every
-    account that stood in the way, in posting order of the last plan tried.
+    """HELD or EXISTS: `plan_index`, `output_limit` and the states of that plan's accounts. REFUSED: `plan_index` is the
+    last plan tried, with the states of every account that stood in its way, in posting order.
     """
 
     code: Code

@@ -288,8 +288,10 @@ class MemoryLedger:
         if self._is_too_old(request.hold_id, now_us):
             return HoldReply(Code.TOO_OLD)
         states: tuple[AccountState, ...] = ()
+        tried = max(len(request.plans) - 1, 0)
         reached = [entry for entry in enumerate(request.plans) if self._is_reached(entry[1], now_us)]
         for index, plan in reached:
+            tried = index
             states = self._refusals(request, plan, now_us)
             if not states:
                 return self._grant(request, index, now_us)
@@ -298,7 +300,7 @@ class MemoryLedger:
             self._refresh_rule(account, state.account, now_us)
             if state.account.latch and state.refused is RefusedBecause.SPENT:
                 self._latched.add(keys.digest(state.account))
-        reply = HoldReply(Code.REFUSED, states=states)
+        reply = HoldReply(Code.REFUSED, plan_index=tried, states=states)
         self._refused[request.hold_id] = (fingerprint, reply, now_us + self._retention.refused_ms * 1000)
         self._changed = True
         return reply
