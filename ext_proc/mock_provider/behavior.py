@@ -49,7 +49,7 @@ class Behavior:
     model: str | None = None  # the model the answer names, if not the requested one
     service_tier: str | None = None
     tool_calls: int = 0  # how many tools the answer calls: those the request declares, in turn
-    usage_unasked: bool = False  # an OpenAI chat stream has its usage on the last chunk, asked for or not
+    like_mistral: bool = False  # a chat stream has usage on its last chunk, asked for or not, and whole tool calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ _RULES: dict[str, _Rule] = {
     "model": _TEXT,
     "service_tier": _TEXT,
     "tool_calls": _integer(0, 128),
-    "usage_unasked": _FLAG,
+    "like_mistral": _FLAG,
 }
 _DEFAULT = Behavior()
 

@@ -111,9 +111,9 @@ class OpenAIChat:
             for index, pieces in enumerate(pieces_of_choices):
                 if turn < len(pieces):
                     events.append(chunk(index, {"content": pieces[turn]}, text=True))
-        deltas = [delta for place, tool in enumerate(_tools(call)) for delta in _tool_deltas(place, tool)]
+        deltas = [delta for place, tool in enumerate(_tools(call)) for delta in _tool_deltas(call, place, tool)]
         events += [chunk(index, {"tool_calls": [delta]}) for index in choices for delta in deltas]
-        if call.behavior.usage_unasked and not call.behavior.no_usage:
+        if call.behavior.like_mistral and not call.behavior.no_usage:
             tail = {"usage": usage(call.counts)}
         events += [chunk(index, {}, self._finish_reason(call)) for index in choices]
         if with_usage:
@@ -175,7 +175,7 @@ def wants_usage(call: Call) -> bool:
     """Whether the stream is to end with a chunk of usage alone."""
     options = call.document.get("stream_options")
     asked = isinstance(options, Mapping) and options.get("include_usage") is True
-    return asked and not call.behavior.no_usage and not call.behavior.usage_unasked
+    return asked and not call.behavior.no_usage and not call.behavior.like_mistral
 
 
 def _tools(call: Call) -> list[ToolCall]:
@@ -186,7 +186,9 @@ def _tool_call(tool: ToolCall) -> dict[str, object]:
     return {"id": f"call_{tool.id}", "type": "function", "function": {"name": tool.name, "arguments": tool.arguments}}
 
 
-def _tool_deltas(place: int, tool: ToolCall) -> list[dict[str, object]]:
+def _tool_deltas(call: Call, place: int, tool: ToolCall) -> list[dict[str, object]]:
     """The first has id and name, the others pieces of the arguments."""
+    if call.behavior.like_mistral:
+        return [{**_tool_call(tool), "index": place}]
     first = {**_tool_call(tool), "index": place, "function": {"name": tool.name, "arguments": ""}}
     return [first, *({"index": place, "function": {"arguments": piece}} for piece in tool.argument_pieces())]

@@ -233,7 +233,7 @@ def test_every_behavior_key_can_be_asked_for() -> None:
         "model": "other",
         "service_tier": "flex",
         "tool_calls": 2,
-        "usage_unasked": True,
+        "like_mistral": True,
     }
 
     behavior = behavior_for(json.dumps(asked))
