@@ -6,11 +6,11 @@ import itertools
 from pathlib import Path
 
 import pytest
-from dialect_kit import CASES, CONTENT_TYPES, case_id, meter_for, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ext_proc.dialects import registry
+from tests.dialect_kit import CASES, CONTENT_TYPES, case_id, meter_for, read
 
 
 @pytest.mark.parametrize("hide_usage", [False, True])

@@ -7,11 +7,11 @@ import zlib
 from pathlib import Path
 
 import pytest
-from dialect_kit import CASES, CONTENT_TYPES, case_id, expected, meter_for, rates_of, read
 
 from ext_proc.dialects import registry
 from ext_proc.dialects.interface import Reading
 from ext_proc.pricing.usage import Usage, charge_nanodollars
+from tests.dialect_kit import CASES, CONTENT_TYPES, case_id, expected, meter_for, rates_of, read
 
 
 @pytest.mark.parametrize("path", CASES, ids=case_id)
