@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -182,8 +183,15 @@ def test_who_brings_no_good_key_is_refused(client: Client, headers: list[tuple[s
 
 
 def test_a_header_beyond_all_bounds_is_refused_by_envoy(client: Client) -> None:
-    """Headers larger than Envoy takes end there."""
-    assert client.chat(("x-api-key", "tg_" + "a" * 61_500)).status_code == 431
+    """Headers larger than Envoy takes end there: 431, which a client may not get to read while it still sends."""
+    messages = [{"role": "user", "content": "marker-oversized"}]
+    with contextlib.suppress(httpx.TransportError):
+        oversized = ("x-filler", "a" * 100_000)
+        assert client.chat(("x-api-key", OWN), oversized, messages=messages).status_code == 431
+
+    client.entry(client.chat(("x-api-key", OWN), messages=[{"role": "user", "content": "marker-after-it"}]))
+    client.received("marker-after-it")
+    assert "marker-oversized" not in client.provider.get("/mock/requests").text
 
 
 def test_a_refusal_speaks_the_dialect_of_its_path(running: RunningStack) -> None:
