@@ -141,7 +141,8 @@ def test_a_browser_cannot_make_keys(running: RunningStack) -> None:
 
 def test_no_secret_is_written_anywhere(stack: StackFactory, tmp_path: Path) -> None:
     """Planted secrets (a provider's key, virtual keys good, wrong and revoked, a client's own provider key, a cookie,
-    the admin token) are in no log, metric, journal, audit trail, Redis value, Envoy dump or file of the state directory.
+    the admin token) are in no log, metric, journal, audit trail, Redis value, Envoy dump or file of the state
+    directory.
     """
     canaries = {
         "provider": "canaryprovider0123456789abcdefgh",
