@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from tests.e2e_kit import PATIENCE_SECONDS, chat_body, eventually
-from tests.stack_fixture import RunningStack, StackFactory, running_stack
+from tests.stack_fixture import RunningStack, StackFactory, plain_environment, running_stack
 
 pytestmark = pytest.mark.envoy
 
@@ -26,9 +26,11 @@ BUDGET = """
 name: budgets
 type: gateway-budget-config
 rules:
-  - {id: everything, when: {}, limit_to: 1000, unit: cost_per_month}
+  - {id: everything, when: {}, limit_to: 1000, unit: cost_per_month, on_store_failure: allow}
 """
-STREAMS = 4
+"""On a crowded machine a Redis call may miss its deadline: that is the ledger's story, not the keys'."""
+STREAMS = 3
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +131,38 @@ def test_the_commands_tell_of_keys_teams_and_tenants(running: RunningStack) -> N
     assert json.loads(tollgate(running, "tenants", "list"))["plan"] == "pro"
     events = [json.loads(line)["event"] for line in tollgate(running, "keys", "audit").splitlines()]
     assert {"team_written", "tenant_written", "team_removed", "key_created"} <= set(events)
+
+
+AGENT = """. %s; curl -sSf -o /dev/null "$ANTHROPIC_BASE_URL/v1/messages" -H "$ANTHROPIC_CUSTOM_HEADERS" \\
+-H "authorization: Bearer $ANTHROPIC_AUTH_TOKEN" -H 'content-type: application/json' \\
+-d '{"model": "claude-sonnet-4-6", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}'
+"""
+
+
+@pytest.mark.parametrize("name", ["openai_sdk.py", "anthropic_sdk.py", "base_url_clients.py", "curl.sh", "agents.env"])
+def test_the_examples_run(running: RunningStack, name: str) -> None:
+    """Each example does what it says with TOLLGATE_URL and TOLLGATE_KEY alone, and its tags are in the journal."""
+    key_id, example = f"example-{name.partition('.')[0]}", str(EXAMPLES / name)
+    key = tollgate(running, "keys", "create", "--id", key_id, "--virtual-account", "examples")
+    eventually(lambda: good_everywhere(running, key), "the key is good")
+    environment = {
+        **plain_environment(),
+        "TOLLGATE_URL": running.listen,
+        "TOLLGATE_KEY": key,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(EXAMPLES.parent),
+    }
+    commands = {"py": [sys.executable, example], "sh": ["sh", example], "env": ["sh", "-c", AGENT % example]}
+    command = commands[name.partition(".")[2]]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+    def tagged() -> bool | None:
+        entries = httpx.get(f"{running.admin}/v1/journal", params={"limit": 1000}).json()["entries"]
+        mine = [entry["tags"] for entry in entries if entry["caller"]["key"] == key_id]
+        return True if any("cost_center" in tags or "workflow_id" in tags for tags in mine) else None
+
+    eventually(tagged, "a journal entry with the example's tags")
 
 
 def test_a_browser_cannot_make_keys(running: RunningStack) -> None:
