@@ -50,7 +50,10 @@ def status(stack: RunningStack, key: str) -> int:
     """What one request with a key is answered."""
     headers = {"authorization": f"Bearer {key}"}
     url = f"{stack.listen}/v1/chat/completions"
-    return httpx.post(url, json=chat_body(), headers=headers, timeout=PATIENCE_SECONDS).status_code
+    answer = httpx.post(url, json=chat_body(), headers=headers, timeout=PATIENCE_SECONDS)
+    if answer.status_code not in {200, 401, 403}:
+        sys.stderr.write(f"{answer.status_code} {answer.text}\n")  # shown where the test fails
+    return answer.status_code
 
 
 def good_everywhere(stack: RunningStack, key: str) -> bool | None:
