@@ -27,6 +27,7 @@ class RefusalType(StrEnum):
     UNKNOWN_PATH = "unknown_path"
     UNPRICED_MODEL = "unpriced_model"
     STORE_UNAVAILABLE = "store_unavailable"
+    PROVIDER_FAILED = "provider_failed"  # and no other target could be tried
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ext_proc.envoy_config.bootstrap import render
 from ext_proc.envoy_config.drain import drain
 from ext_proc.envoy_config.errors import EnvoyConfigError
-from ext_proc.envoy_config.from_policies import upstream_accounts, worker_endpoints
+from ext_proc.envoy_config.from_policies import chains, upstream_accounts, worker_endpoints
 from ext_proc.envoy_config.parts import address
 from ext_proc.envoy_config.settings import EnvoySettings, find_ca_bundle
 from ext_proc.envoy_config.variants import RUN_DIRECTORY, VARIANTS
@@ -70,10 +70,12 @@ def _render(args: argparse.Namespace) -> int:
     listen = address(args.listen).socket_address
     if listen is None or listen.port_value is None:
         raise EnvoyConfigError(f"--listen {args.listen}: write host:port")
+    snapshot = load(args.policies)
     text = render(
         EnvoySettings(
             workers=worker_endpoints(args.socket_dir, args.workers),
-            accounts=upstream_accounts(load(args.policies), _upstreams(args.upstream)),
+            accounts=upstream_accounts(snapshot, _upstreams(args.upstream)),
+            chains=chains(snapshot),
             listen_host=listen.address,
             listen_port=listen.port_value,
             admin=args.admin,

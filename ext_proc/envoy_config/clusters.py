@@ -23,6 +23,8 @@ from envoy_data_plane.envoy.config.core.v3 import (
 )
 from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints
 from envoy_data_plane.envoy.extensions.clusters.common.dns.v3 import DnsLookupFamily
+from envoy_data_plane.envoy.extensions.clusters.composite.v3 import ClusterConfig as CompositeConfig
+from envoy_data_plane.envoy.extensions.clusters.composite.v3 import ClusterConfigClusterEntry as ClusterEntry
 from envoy_data_plane.envoy.extensions.clusters.dns.v3 import DnsCluster
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CertificateValidationContext,
@@ -42,17 +44,17 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any as PackedAny
 
+from ext_proc.envoy_config.filters import WORKERS_CLUSTER, try_filters
 from ext_proc.envoy_config.parts import address, packed, seconds, socket
 from ext_proc.envoy_config.settings import (
     MEBIBYTE,
     NO_CLUSTER,
     RESERVED_PREFIX,
+    Chain,
     EnvoySettings,
     UpstreamAccount,
     WorkerEndpoint,
 )
-
-WORKERS_CLUSTER = f"{RESERVED_PREFIX}workers"
 
 _PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -67,9 +69,48 @@ def build_clusters(settings: EnvoySettings) -> list[Cluster]:
     return [
         workers_cluster(settings),
         *(log_cluster(settings, worker) for worker in settings.workers),
-        *(account_cluster(settings, account) for account in settings.accounts),
         Cluster(name=NO_CLUSTER, load_assignment=ClusterLoadAssignment(cluster_name=NO_CLUSTER)),
+        *([] if settings.clusters_file else upstream_clusters(settings)),
     ]
+
+
+def upstream_clusters(settings: EnvoySettings) -> list[Cluster]:
+    """What a policy set says of where requests go: the part that changes while Envoy runs."""
+    return [
+        *(account_cluster(settings, account) for account in settings.accounts),
+        *(chain_cluster(settings, chain) for chain in settings.chains),
+    ]
+
+
+def chain_cluster(settings: EnvoySettings, chain: Chain) -> Cluster:
+    """The n-th attempt goes to the n-th account. Filters of attempts count here only, not on the accounts' clusters."""
+    count = settings.limits.upstream_requests
+    breakers = CircuitBreakersThresholds(
+        max_connections=count,
+        max_pending_requests=count,
+        max_requests=count,
+        # Three by default: when a provider fails, every request is retried at once.
+        max_retries=count,
+    )
+    return Cluster(
+        name=chain.name,
+        connect_timeout=seconds(settings.timeouts.connect),
+        lb_policy=ClusterLbPolicy.CLUSTER_PROVIDED,
+        cluster_type=ClusterCustomClusterType(
+            name="envoy.clusters.composite",
+            typed_config=packed(CompositeConfig(clusters=[ClusterEntry(name=name) for name in chain.accounts])),
+        ),
+        circuit_breakers=CircuitBreakers(thresholds=[breakers]),
+        typed_extension_protocol_options=_protocol(
+            UpstreamProtocolOptions(
+                common_http_protocol_options=HttpProtocolOptions(max_stream_duration=seconds(settings.timeouts.stream)),
+                explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
+                    http_protocol_options=Http1ProtocolOptions()
+                ),
+                http_filters=try_filters(settings),
+            )
+        ),
+    )
 
 
 def workers_cluster(settings: EnvoySettings) -> Cluster:

@@ -9,6 +9,7 @@ ROLE_KEY: Final = "x-role"
 
 ADMIT_ROLE: Final = "admit"
 METER_ROLE: Final = "meter"
+TRY_ROLE: Final = "try"
 
 CONTROL_PREFIX: Final = "x-tollgate-"
 """Request headers that only admit may set. Envoy drops a client's own before it looks for a route."""
@@ -24,6 +25,15 @@ METER_HEADER: Final = "x-tollgate-meter"
 
 METER_STREAM: Final = "stream"
 METER_NATIVE: Final = "native"
+
+RETRY_HEADERS: Final = {
+    "x-tollgate-retry-on": "x-envoy-retry-on",
+    "x-tollgate-retries": "x-envoy-max-retries",
+    "x-tollgate-retry-statuses": "x-envoy-retriable-status-codes",
+    "x-tollgate-first-byte-ms": "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-tollgate-request-ms": "x-envoy-upstream-rq-timeout-ms",
+}
+"""What admit says of one request's attempts → the header by which Envoy's router takes it, and takes it away."""
 
 WORKER_KEY: Final = "worker"
 """Key in the ticket's namespace: the worker that admitted. The access log is filtered on it."""
@@ -42,5 +52,6 @@ ANSWER_HEADERS: Final = {
     "x-tollgate-verdict": "verdict",
     "x-tollgate-request-id": "request_id",
     "x-tollgate-output-limit": "output_limit",
+    "x-tollgate-attempts": "attempts",
 } | {name: name.removeprefix("x-").replace("-", "_") for name in RATE_LIMIT_HEADERS}
 """Response header → key in the answer namespace. Envoy adds those whose key admit set, in either metering mode."""

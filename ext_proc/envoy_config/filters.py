@@ -7,7 +7,13 @@ from envoy_data_plane.envoy.config.common.mutation_rules.v3 import (
     HeaderMutationRemoveOnMatch,
     HeaderMutationRules,
 )
-from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
+from envoy_data_plane.envoy.config.core.v3 import (
+    DataSource,
+    HeaderValue,
+    HeaderValueOption,
+    HeaderValueOptionHeaderAppendAction,
+    TypedExtensionConfig,
+)
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExternalProcessor,
     ExtProcPerRoute,
@@ -19,7 +25,9 @@ from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import Processin
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import ProcessingModeHeaderSendMode as HeaderMode
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutation as HeaderMutationFilter
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import Mutations
+from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 import UpstreamCodec
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import (
     HeaderMutation as EarlyHeaderMutation,
@@ -28,13 +36,29 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 from envoy_data_plane.google.protobuf import Any as PackedAny
 
-from ext_proc.envoy_config.clusters import WORKERS_CLUSTER
-from ext_proc.envoy_config.contract import ADMIT_ROLE, CALLER_PREFIX, CONTROL_PREFIX, METER_ROLE, ROLE_KEY
+from ext_proc.envoy_config.contract import (
+    ADMIT_ROLE,
+    CALLER_PREFIX,
+    CONTROL_PREFIX,
+    METER_ROLE,
+    RETRY_HEADERS,
+    ROLE_KEY,
+    TRY_ROLE,
+)
 from ext_proc.envoy_config.parts import grpc, packed, seconds
-from ext_proc.envoy_config.settings import EnvoySettings
+from ext_proc.envoy_config.settings import RESERVED_PREFIX, EnvoySettings
+from ext_proc.exchange.chain import CHAIN_NAMESPACE, TRIED_NAMESPACE
 from ext_proc.exchange.ticket import ANSWER_NAMESPACE, NAMESPACE
 
 METER_FILTER = "tollgate.meter"
+WORKERS_CLUSTER = f"{RESERVED_PREFIX}workers"
+ATTEMPT_COUNT = "upstream.request_attempt_count"
+
+_NOTE_STATUS = f"""function envoy_on_response(handle)
+  local status = handle:headers():get(":status")
+  handle:streamInfo():dynamicMetadata():set("{TRIED_NAMESPACE}", "status", status)
+end
+"""
 
 # Envoy's own additions and a proxy's traces say nothing to a provider but how the inside of the house looks.
 PRIVATE_PREFIXES = (CONTROL_PREFIX, CALLER_PREFIX, "x-envoy-", "x-forwarded-")
@@ -67,7 +91,9 @@ def admit_filter(settings: EnvoySettings) -> ExternalProcessor:
             response_trailer_mode=HeaderMode.SKIP,
         ),
         metadata_options=MetadataOptions(
-            receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[NAMESPACE, ANSWER_NAMESPACE])
+            receiving_namespaces=MetadataOptionsMetadataNamespaces(
+                untyped=[NAMESPACE, ANSWER_NAMESPACE, CHAIN_NAMESPACE]
+            )
         ),
         # A mutation that Envoy does not allow is a bug of ours: loud instead of silently dropped.
         mutation_rules=HeaderMutationRules(disallow_is_error=True),
@@ -101,8 +127,60 @@ def meter_disabled() -> dict[str, PackedAny]:
 
 
 def strip_filter() -> HeaderMutationFilter:
-    """Takes from a request what no provider may see. It runs after the route is chosen by some of these headers."""
-    return HeaderMutationFilter(mutations=Mutations(request_mutations=[_remove(prefix) for prefix in PRIVATE_PREFIXES]))
+    """Takes from a request what no provider may see. It runs after the route is chosen by some of these headers.
+
+    What the router is to know of the request's attempts stands in Envoy's own headers from here on; it removes them.
+    """
+    own = [prefix for prefix in PRIVATE_PREFIXES if prefix != CONTROL_PREFIX]
+    told = [_copy(name, to=router_name) for name, router_name in RETRY_HEADERS.items()]
+    mutations = [*(_remove(prefix) for prefix in own), *told, _remove(CONTROL_PREFIX)]
+    return HeaderMutationFilter(mutations=Mutations(request_mutations=mutations))
+
+
+def try_filters(settings: EnvoySettings) -> list[HttpFilter]:
+    """Per attempt of a chain: rewrite it, note what it was answered with. They stand on the chain's own cluster."""
+    return [
+        HttpFilter(name="tollgate.try", typed_config=packed(try_filter(settings))),
+        HttpFilter(name="tollgate.tried", typed_config=packed(tried_filter())),
+        HttpFilter(name="envoy.filters.http.upstream_codec", typed_config=packed(UpstreamCodec())),
+    ]
+
+
+def try_filter(settings: EnvoySettings) -> ExternalProcessor:
+    """Request headers and the whole body of one attempt: fail closed, or it would carry another provider's key."""
+    return ExternalProcessor(
+        stat_prefix=TRY_ROLE,
+        grpc_service=grpc(WORKERS_CLUSTER, {ROLE_KEY: TRY_ROLE}),
+        failure_mode_allow=False,
+        status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
+        message_timeout=seconds(settings.timeouts.admission),
+        processing_mode=ProcessingMode(
+            request_header_mode=HeaderMode.SEND,
+            request_body_mode=BodyMode.BUFFERED,
+            request_trailer_mode=HeaderMode.SKIP,
+            response_header_mode=HeaderMode.SKIP,
+            response_body_mode=BodyMode.NONE,
+            response_trailer_mode=HeaderMode.SKIP,
+        ),
+        request_attributes=[ATTEMPT_COUNT],
+        metadata_options=MetadataOptions(
+            forwarding_namespaces=MetadataOptionsMetadataNamespaces(
+                untyped=[NAMESPACE, CHAIN_NAMESPACE, TRIED_NAMESPACE]
+            ),
+            receiving_namespaces=MetadataOptionsMetadataNamespaces(
+                untyped=[NAMESPACE, ANSWER_NAMESPACE, TRIED_NAMESPACE]
+            ),
+        ),
+        mutation_rules=HeaderMutationRules(disallow_is_error=True),
+    )
+
+
+def tried_filter() -> Lua:
+    """The status of an attempt's answer, for the attempt after it: Envoy shows no other filter what it retries.
+
+    Four lines of Lua instead of a call to Python: an answer never waits for the sidecar, nor fails with it.
+    """
+    return Lua(default_source_code=DataSource(inline_string=_NOTE_STATUS))
 
 
 def strip_control_headers() -> TypedExtensionConfig:
@@ -110,6 +188,16 @@ def strip_control_headers() -> TypedExtensionConfig:
     return TypedExtensionConfig(
         name="tollgate.early-strip",
         typed_config=packed(EarlyHeaderMutation(mutations=[_remove(CONTROL_PREFIX)])),
+    )
+
+
+def _copy(name: str, *, to: str) -> HeaderMutation:
+    """A header under another name; none where the request has none."""
+    return HeaderMutation(
+        append=HeaderValueOption(
+            header=HeaderValue(key=to, value=f"%REQ({name})%"),
+            append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+        )
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ext_proc.envoy_config.errors import EnvoyConfigError
-from ext_proc.envoy_config.settings import UpstreamAccount, WorkerEndpoint
+from ext_proc.envoy_config.settings import Chain, UpstreamAccount, WorkerEndpoint
 from ext_proc.policy.snapshot import Snapshot
+from ext_proc.routing.chains import Chains
+from ext_proc.routing.virtual_models import VirtualModels
 
 
 def worker_endpoints(socket_dir: str, count: int) -> tuple[WorkerEndpoint, ...]:
@@ -23,3 +25,9 @@ def upstream_accounts(snapshot: Snapshot, upstreams: Mapping[str, str]) -> tuple
     return tuple(
         UpstreamAccount(name, upstreams.get(name, account.endpoint)) for name, account in snapshot.accounts.items()
     )
+
+
+def chains(snapshot: Snapshot) -> tuple[Chain, ...]:
+    """Every sequence of accounts that the set's virtual models can try, as the workers choose among them."""
+    known = Chains.of(VirtualModels.of(snapshot), snapshot.accounts)
+    return tuple(Chain(name, accounts) for name, accounts in known.clusters.items())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from envoy_data_plane.envoy.config.core.v3 import HeaderValue, HeaderValueOption, HeaderValueOptionHeaderAppendAction
 from envoy_data_plane.envoy.config.route.v3 import (
     HeaderMatcher,
+    RetryPolicy,
+    RetryPolicyRetryBackOff,
     Route,
     RouteAction,
     RouteConfiguration,
@@ -68,6 +70,10 @@ def _account_route(settings: EnvoySettings, meter: str) -> Route:
             auto_host_rewrite=True,
             # Models stream for minutes: what bounds them is silence, and the account's longest stream.
             timeout=seconds(0),
+            # Whether and how often, admit says per request. Providers that fail do so for longer than a pause helps.
+            retry_policy=RetryPolicy(
+                retry_back_off=RetryPolicyRetryBackOff(base_interval=seconds(0.005), max_interval=seconds(0.05))
+            ),
         ),
         request_body_buffer_limit=settings.limits.request_body_bytes,
         response_headers_to_add=[_answer_header(name, key) for name, key in ANSWER_HEADERS.items()],

@@ -75,6 +75,14 @@ class UpstreamAccount:
 
 
 @dataclass(frozen=True, slots=True)
+class Chain:
+    """A sequence of accounts that one request may try: the n-th attempt goes to the n-th."""
+
+    name: str
+    accounts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What one Envoy takes on, so that no client can exhaust it. Bytes and seconds."""
 
@@ -105,6 +113,8 @@ class EnvoySettings:
 
     workers: tuple[WorkerEndpoint, ...]
     accounts: tuple[UpstreamAccount, ...]
+    chains: tuple[Chain, ...] = ()
+    clusters_file: str | None = None  # accounts and chains stand in this file, which may change while Envoy runs
     listen_host: str = "127.0.0.1"
     listen_port: int = 10000
     admin: str | None = None  # `unix:/…` or `host:port`: dumps configuration, so never where others can reach it

@@ -160,6 +160,8 @@ def _chain(
         removed=removed,
         output_limit=output_limit,
         first_byte_ms=attempts.limits.first_byte_ms,
+        context=proposal.hold.context,
+        series=proposal.hold.series,
     )
     return attempts, chain
 

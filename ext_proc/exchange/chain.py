@@ -51,6 +51,8 @@ class Chain:
     removed: tuple[str, ...]  # headers that must reach no provider
     output_limit: int | None  # per choice, to be written into the first attempt's body
     first_byte_ms: int | None
+    context: str  # the journal's, as of the first attempt
+    series: tuple[tuple[str, str], ...]
 
     def encode(self) -> str:
         """The compact text form."""
@@ -66,6 +68,8 @@ class Chain:
             self.removed,
             self.output_limit,
             self.first_byte_ms,
+            self.context,
+            self.series,
         ]
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
 
@@ -73,9 +77,8 @@ class Chain:
     def decode(cls, text: str) -> Chain:
         """Read `encode`'s form. Raises ValueError where it is not one."""
         try:
-            rule, targets, who, known_by, requested, path, request_id, removed, output_limit, first_byte_ms = (
-                json.loads(text)
-            )
+            rule, targets, who, known_by, requested, path, request_id, *rest = json.loads(text)
+            removed, output_limit, first_byte_ms, context, series = rest
             user, team, virtual_account, tenant, plan, tags = who
             verified, key_id, source = known_by
         except (TypeError, ValueError) as error:
@@ -101,4 +104,6 @@ class Chain:
             removed=tuple(removed),
             output_limit=output_limit,
             first_byte_ms=first_byte_ms,
+            context=context,
+            series=tuple((name, value) for name, value in series),
         )

@@ -83,13 +83,31 @@ def by_record(ticket: Ticket, record: EndRecord) -> Resolution:
     return _settle(ticket, Usage(input_uncached=ticket.input_tokens, output=output), Basis.ESTIMATED, ending)
 
 
+def by_failure(ticket: Ticket, status: int, now_us: int, *, sent: bool, timed_out: bool = False) -> Resolution:
+    """Resolve an attempt that another one follows. `status` is what it was answered with, 0 without an answer.
+
+    Envoy drops the body of an answer that it retries, so a usage in it is not known. `timed_out`: its time was over
+    before it answered, and what the provider has spent on it meanwhile is estimated.
+    """
+    elapsed_us = max(0, now_us - minted_us(ticket.hold_id) - ticket.began_ms * 1_000)
+    ended = "timed_out" if timed_out else "failed"
+    ending: dict[str, object] = {"status": status, "ended": ended, "duration_ms": elapsed_us // 1_000}
+    if timed_out:
+        return _settle(ticket, _written_within(ticket, elapsed_us), Basis.ESTIMATED, ending)
+    return _release(ticket, requests=int(sent), ending=ending)
+
+
 def _passed(reading: Reading) -> int:
     return tokens_of(reading.output_bytes, CHARGE_BYTES_PER_TOKEN_MILLI)
 
 
 def _while_waiting(ticket: Ticket, record: EndRecord) -> Usage:
     """What a provider has probably spent on an answer of which no byte came back."""
-    written = record.duration_us * TOKENS_PER_SECOND // 1_000_000
+    return _written_within(ticket, record.duration_us - ticket.began_ms * 1_000)
+
+
+def _written_within(ticket: Ticket, elapsed_us: int) -> Usage:
+    written = max(0, elapsed_us) * TOKENS_PER_SECOND // 1_000_000
     return Usage(input_uncached=ticket.input_tokens, output=_within_limit(ticket, written))
 
 
@@ -136,7 +154,7 @@ def _rates(ticket: Ticket, usage: Usage) -> dict[str, int]:
 
 
 def _elapsed_ms(ticket: Ticket, now_us: int) -> int:
-    return max(0, now_us - minted_us(ticket.hold_id)) // 1_000
+    return max(0, (now_us - minted_us(ticket.hold_id)) // 1_000 - ticket.began_ms)
 
 
 def _ended(record: EndRecord) -> str:

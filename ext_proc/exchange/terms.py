@@ -55,7 +55,8 @@ class Terms:
         prices = PriceBook(_private_prices(accounts))
         known = identities or Identities.of(snapshot)
         models = VirtualModels.of(snapshot)
-        return cls(snapshot, prices, accounts, Downgrades.of(snapshot), lease_ms, known, models, Chains({}, {}))
+        chains = Chains.of(models, accounts)
+        return cls(snapshot, prices, accounts, Downgrades.of(snapshot), lease_ms, known, models, chains)
 
 
 def upstream_path(account: ProviderAccount, path: str) -> str:

@@ -41,6 +41,7 @@ class Ticket:
     hide_usage: bool  # the usage chunk was asked for by us, not by the client
     labels: tuple[str, ...] = ()  # metric label values: user, tenant, then the configured metric_labels
     would_refuse: tuple[str, ...] = ()  # rules in audit mode that would have refused it
+    began_ms: int = 0  # how long after the request was admitted this attempt began
     store_failed: bool = False  # admitted while Redis did not answer: its hold is in a worker's outage journal
 
     def encode(self) -> str:
@@ -58,6 +59,7 @@ class Ticket:
             int(self.stream) | int(self.hide_usage) << 1 | int(self.store_failed) << 2,
             [label[:MAX_LABEL_CHARS] for label in self.labels],
             [rule[:MAX_LABEL_CHARS] for rule in self.would_refuse[:MAX_AUDITED_RULES]],
+            self.began_ms,
         ]
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
 
@@ -66,7 +68,7 @@ class Ticket:
         """Read `encode`'s form. Raises ValueError where it is not one."""
         try:
             hold_id, dialect, operation, requested, target, price, input_tokens, output_limit, *rest = json.loads(text)
-            verdict, flags, labels, would_refuse = rest
+            verdict, flags, labels, would_refuse, began_ms = rest
             return cls(
                 hold_id=hold_id,
                 dialect=dialect,
@@ -81,6 +83,7 @@ class Ticket:
                 hide_usage=bool(flags & 2),
                 labels=tuple(labels),
                 would_refuse=tuple(would_refuse),
+                began_ms=began_ms,
                 store_failed=bool(flags & 4),
             )
         except (TypeError, KeyError, IndexError) as error:

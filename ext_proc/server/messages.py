@@ -10,10 +10,12 @@ from typing import Final
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 
-from ext_proc.exchange.chain import Limits
+from ext_proc.exchange.attempts import Send
+from ext_proc.exchange.chain import CHAIN_NAMESPACE, TRIED_NAMESPACE, Limits
 from ext_proc.exchange.effects import Forward, PassUnmetered, Refuse
 from ext_proc.exchange.events import EndRecord, RequestHead, ResponseHead
 from ext_proc.exchange.ticket import ANSWER_NAMESPACE, NAMESPACE
+from ext_proc.identity.presented import CREDENTIAL_HEADERS
 from ext_proc.server.settings import Metering
 from ext_proc.wire import access_log_pb2 as log_pb
 from ext_proc.wire import core_pb2 as core_pb
@@ -21,6 +23,8 @@ from ext_proc.wire import external_processor_pb2 as pb
 
 CLUSTER_HEADER: Final = "x-tollgate-cluster"
 METER_HEADER: Final = "x-tollgate-meter"
+RETRY_ON_HEADER: Final = "x-tollgate-retry-on"
+RETRY_ON: Final = "connect-failure,refused-stream,reset,retriable-status-codes"
 RETRIES_HEADER: Final = "x-tollgate-retries"
 RETRY_STATUSES_HEADER: Final = "x-tollgate-retry-statuses"
 FIRST_BYTE_HEADER: Final = "x-tollgate-first-byte-ms"
@@ -32,6 +36,7 @@ HEADER_OVERHEAD_BYTES: Final = 128
 """What an answer without a body receives on the wire beyond what Envoy 1.40 counts as its headers: 26 to 45 bytes were
 measured over HTTP/1. Bytes of a body that small are no output."""
 
+CONTINUE_REQUEST_HEADERS: Final = pb.ProcessingResponse(request_headers=pb.HeadersResponse()).SerializeToString()
 CONTINUE_RESPONSE_HEADERS: Final = pb.ProcessingResponse(response_headers=pb.HeadersResponse()).SerializeToString()
 CONTINUE_RESPONSE_BODY: Final = pb.ProcessingResponse(response_body=pb.BodyResponse()).SerializeToString()
 CONTINUE_RESPONSE_TRAILERS: Final = pb.ProcessingResponse(response_trailers=pb.TrailersResponse()).SerializeToString()
@@ -126,19 +131,41 @@ def forward(effect: Forward, credential: tuple[tuple[str, str], ...], worker: st
     common = response.request_body.response
     common.clear_route_cache = True
     headers = [
-        (CLUSTER_HEADER, effect.account),
+        (CLUSTER_HEADER, effect.cluster or effect.account),
         (METER_HEADER, metering.value),
-        (_PSEUDO_PATH, effect.path),
-        *effect.set_headers,
-        *credential,
         *_limits(effect.limits),
     ]
-    if effect.body is not None:
-        common.body_mutation.body = effect.body
-        headers.append(("content-length", str(len(effect.body))))
+    if effect.chain is not None:
+        response.dynamic_metadata.update({CHAIN_NAMESPACE: {"chain": effect.chain.encode()}})
+    else:
+        headers += [(_PSEUDO_PATH, effect.path), *effect.set_headers, *credential]
+        if effect.body is not None:
+            common.body_mutation.body = effect.body
+            headers.append(("content-length", str(len(effect.body))))
     _mutate(common.header_mutation, headers, effect.remove_headers)
     ticket = {"id": effect.ticket.hold_id, "worker": worker, "ticket": effect.ticket.encode()}
     response.dynamic_metadata.update({NAMESPACE: ticket, ANSWER_NAMESPACE: effect.answer})
+    return response.SerializeToString()
+
+
+def send_attempt(send: Send, credential: tuple[tuple[str, str], ...], worker: str) -> bytes:
+    """The answer to an attempt's body: everything that is this target's, over what an attempt before has left."""
+    response = pb.ProcessingResponse()
+    common = response.request_body.response
+    headers = [
+        (_PSEUDO_PATH, send.path),
+        ("content-length", str(len(send.body))),
+        *send.set_headers,
+        *credential,
+    ]
+    common.body_mutation.body = send.body
+    set_now = {name for name, _ in headers}
+    removed = dict.fromkeys((*CREDENTIAL_HEADERS, *send.remove_headers))
+    _mutate(common.header_mutation, headers, tuple(name for name in removed if name not in set_now))
+    response.dynamic_metadata.update({ANSWER_NAMESPACE: send.answer, TRIED_NAMESPACE: {"status": ""}})
+    if send.ticket is not None:
+        ticket = {"id": send.ticket.hold_id, "worker": worker, "ticket": send.ticket.encode()}
+        response.dynamic_metadata.update({NAMESPACE: ticket})
     return response.SerializeToString()
 
 
@@ -157,6 +184,7 @@ def _limits(limits: Limits) -> list[tuple[str, str]]:
     """What the router is told of this request: Envoy's filter turns these into its own headers."""
     headers: list[tuple[str, str]] = []
     if limits.retries:
+        headers.append((RETRY_ON_HEADER, RETRY_ON))
         headers.append((RETRIES_HEADER, str(limits.retries)))
         headers.append((RETRY_STATUSES_HEADER, ",".join(map(str, limits.statuses))))
     if limits.first_byte_ms is not None:
@@ -188,9 +216,9 @@ def replace_chunk(replacement: bytes) -> bytes:
     return response.SerializeToString()
 
 
-def metadata_field(metadata: core_pb.Metadata, name: str) -> str:
-    """A text field of our namespace, '' where there is none."""
-    struct = metadata.filter_metadata.get(NAMESPACE)
+def metadata_field(metadata: core_pb.Metadata, name: str, namespace: str = NAMESPACE) -> str:
+    """A text field of a namespace of ours, '' where there is none."""
+    struct = metadata.filter_metadata.get(namespace)
     if not isinstance(struct, Struct) or name not in struct.fields:
         return ""
     return struct.fields[name].string_value

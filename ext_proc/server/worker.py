@@ -37,6 +37,7 @@ from ext_proc.server.settings import WorkerSettings
 from ext_proc.server.settler import Settler
 from ext_proc.server.state import Worker
 from ext_proc.server.streams import LogStream, Stream
+from ext_proc.server.try_attempt import TryAttempt
 from ext_proc.telemetry.metrics import Metrics
 from ext_proc.wire import access_log_service_pb2 as service_pb
 from ext_proc.wire import external_processor_pb2 as pb
@@ -181,14 +182,18 @@ async def _reap(worker: Worker) -> None:
 
 
 def _processor(worker: Worker) -> grpc.GenericRpcHandler:
-    roles: dict[str, _Role] = {"admit": Admit(worker).serve, "meter": Meter(worker).serve}
+    roles: dict[str, _Role] = {
+        "admit": Admit(worker).serve,
+        "meter": Meter(worker).serve,
+        "try": TryAttempt(worker).serve,
+    }
 
     async def process(_: object, stream: Stream) -> None:
         role = next(
             (roles.get(str(value)) for key, value in stream.invocation_metadata() or () if key == "x-role"), None
         )
         if role is None:
-            await stream.abort(grpc.StatusCode.INVALID_ARGUMENT, "the stream needs the metadata x-role: admit or meter")
+            await stream.abort(grpc.StatusCode.INVALID_ARGUMENT, "x-role must be admit, meter or try")
             return
         await role(stream)
 

@@ -17,6 +17,7 @@ from ext_proc.envoy_config import (
     find_ca_bundle,
     find_envoy,
 )
+from ext_proc.envoy_config.from_policies import chains
 from ext_proc.policy.documents.provider import DEFAULT_ENDPOINTS
 from ext_proc.policy.snapshot import ProviderAccount, Snapshot
 from ext_proc.server.settings import WorkerSettings
@@ -135,6 +136,7 @@ def build_envoy_settings(
         return EnvoySettings(
             workers=tuple(WorkerEndpoint(name, address) for name, address in places.addresses.items()),
             accounts=tuple(UpstreamAccount(name, url) for name, url in urls.items()),
+            chains=chains(policies.snapshot),
             listen_host=listen.host,
             listen_port=listen.port,
             hold_lease_seconds=options.hold_lease_seconds,

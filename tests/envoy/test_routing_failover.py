@@ -1,0 +1,162 @@
+"""Failover on the real stack: whatever one provider does before the first byte, the client is served by the next."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.e2e_kit import CLAUDE_SONNET_4_6, GPT_4O_MINI, POLICIES, Gateway, cost
+from tests.stack_fixture import RunningStack, running_stack
+
+pytestmark = pytest.mark.envoy
+
+PROVIDERS = """
+name: providers
+type: gateway-provider-config
+accounts:
+  - {name: openai-main, provider: openai}
+  - {name: openai-b, provider: openai}
+  - {name: openai-dead, provider: openai}
+  - {name: anthropic-main, provider: anthropic}
+  - {name: anthropic-b, provider: anthropic}
+  - {name: anthropic-dead, provider: anthropic}
+"""
+
+USAGE = {"input": 100, "output": 50}
+GPT_4O = {"input_uncached": 2_500, "output": 10_000}
+OPENAI, ANTHROPIC = "openai", "anthropic"
+SERVED = {OPENAI: "openai-b/gpt-4o-mini", ANTHROPIC: "anthropic-b/claude-sonnet-4-6"}
+LEADS = {OPENAI: "openai-main/gpt-4o", ANTHROPIC: "anthropic-main/claude-opus-4-6"}
+DEAD = {OPENAI: "openai-dead/gpt-4o", ANTHROPIC: "anthropic-dead/claude-opus-4-6"}
+RATES = {OPENAI: GPT_4O_MINI, ANTHROPIC: CLAUDE_SONNET_4_6}
+
+CLAUDE_OPUS_4_6 = {"input_uncached": 5_000, "output": 25_000}
+
+LATE: dict[str, dict[str, Any]] = {
+    "reset after headers": {"reset": "after_headers"},
+    "slow stream": {"chunk_delay_ms": 300},
+    "wrong JSON": {"body": "{not json", "no_usage": True},
+}
+"""What goes wrong when the answer has begun."""
+
+FAILURES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "500": ({"status": 500}, {"status": 500, "ended": "failed", "basis": "released"}),
+    "503": ({"status": 503}, {"status": 503, "ended": "failed", "basis": "released"}),
+    "429": ({"status": 429, "retry_after": 7}, {"status": 429, "ended": "failed", "basis": "released"}),
+    "refused connection": ({}, {"status": 0, "ended": "failed", "basis": "released"}),
+    "reset before the body": ({"reset": "before_body_read"}, {"status": 0, "ended": "failed", "basis": "released"}),
+    "reset before headers": ({"reset": "before_headers"}, {"status": 0, "ended": "failed", "basis": "released"}),
+    "slow first byte": ({"first_byte_delay_ms": 60_000}, {"status": 0, "ended": "timed_out", "basis": "estimated"}),
+}
+
+
+BEHAVIORS: dict[str, dict[str, Any]] = {name: behavior for name, (behavior, _) in FAILURES.items()} | LATE
+
+
+def virtual_model(dialect: str, failure: str) -> dict[str, Any]:
+    """A rule whose first target fails in this way; the header that tells the mock so must not reach the second."""
+    lead = (DEAD if failure == "refused connection" else LEADS)[dialect]
+    first: dict[str, Any] = {"target": lead, "priority": 0}
+    if failure == "slow first byte":
+        first["timeout_ms"] = 700
+    behavior = BEHAVIORS[failure]
+    if behavior:
+        first["headers_override"] = {"set": {"x-mock-behavior": json.dumps(behavior)}}
+    name = f"{dialect} {failure}"
+    return {
+        "id": name,
+        "type": "priority-based-routing",
+        "when": {"models": [name]},
+        "load_balance_targets": [first, {"target": SERVED[dialect], "priority": 1}],
+    }
+
+
+def dead_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """One stack for the module: a virtual model per dialect and failure, and two accounts that lead nowhere."""
+    rules = [virtual_model(dialect, failure) for dialect in (OPENAI, ANTHROPIC) for failure in BEHAVIORS]
+    routing = {"name": "routing", "type": "gateway-load-balancing-config", "rules": rules}
+    policies = {**POLICIES, "providers.yaml": PROVIDERS, "routing.yaml": yaml.safe_dump(routing)}
+    nowhere = f"http://127.0.0.1:{dead_port()}"
+    upstreams = [f"--upstream={account}={nowhere}" for account in ("openai-dead", "anthropic-dead")]
+    with running_stack(tmp_path_factory.mktemp("failover"), policies, *upstreams) as stack:
+        yield stack
+
+
+@pytest.fixture
+def gateway(running: RunningStack, request: pytest.FixtureRequest) -> Iterator[Gateway]:
+    """A client whose cost center is the test's name."""
+    gateway = Gateway(running, request.node.name)
+    yield gateway
+    gateway.close()
+
+
+def post(gateway: Gateway, dialect: str, failure: str, *, stream: bool) -> httpx.Response:
+    """One request for the virtual model whose first target fails so."""
+    body: dict[str, Any] = {
+        "model": f"{dialect} {failure}",
+        "messages": [{"role": "user", "content": "Say something."}],
+        "max_tokens": 60,
+        "stream": stream,
+    }
+    path = "/v1/chat/completions" if dialect == OPENAI else "/v1/messages"
+    return gateway.http.post(path, json=body, headers=gateway.headers(USAGE))
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("dialect", [OPENAI, ANTHROPIC])
+@pytest.mark.parametrize("failure", list(FAILURES))
+def test_the_next_target_serves(gateway: Gateway, failure: str, dialect: str, stream: bool) -> None:
+    """The client sees one good answer; both attempts are in the books, each with its own hold and exact charge."""
+    ended = FAILURES[failure][1]
+    lead = (DEAD if failure == "refused connection" else LEADS)[dialect]
+
+    answer = post(gateway, dialect, failure, stream=stream)
+
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-tfy-resolved-model"] == SERVED[dialect]
+    assert answer.headers["x-tollgate-attempts"] == "2"
+    served, failed = gateway.resolved(2)
+    charge = cost(RATES[dialect], input_uncached=100, output=50)
+    assert (served["served_model"], served["charge_nanodollars"]) == (SERVED[dialect], charge)
+    assert served["requested_model"] == failed["requested_model"] == f"{dialect} {failure}"
+    assert served["hold_id"] == failed["hold_id"].removesuffix(".1") + ".2"
+    assert failed["served_model"] == lead
+    assert {key: failed[key] for key in ended} == ended
+    assert (failed["charge_nanodollars"] > 0) is (ended["basis"] == "estimated")
+    assert gateway.account("per-cost-center")["spent"] == charge + failed["charge_nanodollars"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("dialect", [OPENAI, ANTHROPIC])
+@pytest.mark.parametrize("late", list(LATE))
+def test_what_fails_after_the_first_byte_is_the_first_targets(
+    gateway: Gateway, late: str, dialect: str, stream: bool
+) -> None:
+    """Once the client has seen a byte nobody else may answer: one attempt, charged by what is known of it."""
+    with contextlib.suppress(httpx.HTTPError):  # a reset answer ends so
+        post(gateway, dialect, late, stream=stream)
+
+    (entry,) = gateway.resolved(1)
+    assert entry["served_model"] == LEADS[dialect]
+    if late == "slow stream":
+        rates = {OPENAI: GPT_4O, ANTHROPIC: CLAUDE_OPUS_4_6}[dialect]
+        assert entry["charge_nanodollars"] == cost(rates, input_uncached=100, output=50)
+        assert entry["basis"] == "reported"
+    else:
+        assert entry["basis"] in {"estimated", "released"}
+    assert gateway.account("per-cost-center")["spent"] == entry["charge_nanodollars"]
