@@ -111,7 +111,7 @@ class Held:
             return self._send(reply)
         if reply.code is not Code.REFUSED:
             return _give_up(self.attempt, self.terms, store_refusal(), None)
-        asked = answers.asked(self.proposal)
+        asked = answers.asked(self.proposal, reply)
         now_us = reply.stamp.redis_us if reply.stamp else self.attempt.now_us
         return _give_up(self.attempt, self.terms, ledger_refusal(reply, asked, settings, now_us), None)
 

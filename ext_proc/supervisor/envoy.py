@@ -14,8 +14,8 @@ from pathlib import Path
 import aiohttp
 
 from ext_proc.envoy_config import EnvoyConfigError, EnvoySettings, render
-from ext_proc.envoy_config.clusters import WORKERS_CLUSTER
 from ext_proc.envoy_config.drain import drain
+from ext_proc.envoy_config.filters import WORKERS_CLUSTER
 from ext_proc.supervisor.addresses import Address
 from ext_proc.supervisor.errors import ServiceFailedError
 from ext_proc.supervisor.lifecycle import ServiceLimits
