@@ -26,6 +26,7 @@ from tests.conftest import RedisServer, running_redis  # noqa: E402 - the path c
 
 LUA = Path("ext_proc/ledger/lua")
 QUICK = [
+    "tests/redis/test_ledger_upkeep.py",
     "tests/redis/test_ledger_tables.py",
     "tests/redis/test_ledger_effects.py",
     "tests/redis/test_ledger_trouble.py",

@@ -264,6 +264,47 @@ def test_reset_leaves_late_settles_to_the_old_generation(at_desk: AtDesk) -> Non
     at_desk(story)
 
 
+def test_old_generation_keeps_its_own_books(redis_url: str) -> None:
+    """What settles after a reset is added up in the generation it was held in, for whoever reconciles by hand."""
+
+    async def run() -> None:
+        clock = TestClock()
+        ledger = await on_test_clock(redis_url, clock)
+        desk = Desk(ledger, clock)
+        spec = account(cap=100, window=LIFETIME)
+        await desk.spend(spec, 50)
+        await desk.hold(spec, 40)
+        in_flight = hold_id(desk.count, clock())
+        (key,) = await all_keys(ledger, "tg:{0}:lifetime:*")
+        generation = await ledger.read("HGET", key, "gen")
+        assert isinstance(generation, bytes)
+        await ledger.reset(key.decode().removeprefix("tg:{0}:"), "by ada")
+        fields = (b"spent:" + generation, b"held:" + generation)
+        assert await ledger.read("HMGET", key, *fields) == [b"50", b"40"]
+        await ledger.resolve(settle(in_flight, 35))
+        assert await ledger.read("HMGET", key, *fields) == [b"85", b"0"]
+        await ledger.close()
+
+    asyncio.run(run())
+
+
+def test_spent_rate_window_says_when_it_is_free_again(at_desk: AtDesk) -> None:
+    """Refused for what is settled, a caller is told the instant at which enough of it is forgotten."""
+
+    async def story(desk: Desk) -> None:
+        spec = account(cap=100, window=Window(WindowKind.SLIDING, Period.MINUTE))
+        for amount in (30, 60):
+            await desk.spend(spec, amount)
+            await desk.move(10_000_000)
+        small, large = await desk.hold(spec, 20), await desk.hold(spec, 70)
+        assert [reply.states[0].refused for reply in (small, large)] == [RefusedBecause.SPENT] * 2
+        assert small.states[0].window_end_us == START_US + 60_000_000
+        assert large.states[0].window_end_us == START_US + 70_000_000
+        assert (await desk.hold(spec, 101)).states[0].window_end_us is None
+
+    at_desk(story)
+
+
 def test_tokens_and_dollars_are_counted_apart(at_desk: AtDesk) -> None:
     """A token account's top consumer and threshold are in tokens."""
 

@@ -510,6 +510,96 @@ def test_key_of_another_type_is_found_before_anything_is_written(verb: str, kind
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("field", ["spent", "held", "exp", "crossed"])
+def test_corrupt_figure_is_found_before_anything_is_written(field: str, redis_url: str) -> None:
+    """A balance that is no integer is an error, never taken for nothing: the hold is `unavailable`, nothing written."""
+
+    async def run() -> None:
+        ledger = await on_test_clock(redis_url, TestClock())
+        posting = Posting(account(cap=1_000), deciding=True, fixed=100)
+        await ledger.hold(HoldRequest(hold_id(1), (one_plan(posting),), LEASE_MS))
+        (key,) = await all_keys(ledger, "tg:{0}:calendar:*")
+        for nonsense in ("12.5", "much"):
+            await ledger.read("HSET", key, field, nonsense)
+            before = await snapshot(ledger)
+            reply = await ledger.hold(HoldRequest(hold_id(2), (one_plan(posting),), LEASE_MS))
+            assert reply.code is Code.UNAVAILABLE
+            assert "corrupt" in ledger.last_error
+            assert await snapshot(ledger) == before
+        await ledger.close()
+
+    asyncio.run(run())
+
+
+def test_large_step_back_of_redis_time_is_counted(redis_url: str) -> None:
+    """A step of a minute is bridged in silence by the last time seen; a larger one is believed and counted."""
+
+    async def run() -> None:
+        clock = TestClock()
+        ledger = await on_test_clock(redis_url, clock)
+        spec = account(cap=1_000)
+
+        async def hold_at(now_us: int, number: int) -> int:
+            clock.now_us = now_us
+            await set_clock(ledger, clock)
+            posting = Posting(spec, deciding=True, fixed=1)
+            reply = await ledger.hold(HoldRequest(hold_id(number), (one_plan(posting),), LEASE_MS))
+            assert reply.stamp is not None
+            return reply.stamp.redis_us
+
+        later = START_US + 3_600 * SECOND_US
+        assert await hold_at(later, 1) == later
+        assert await hold_at(later - 60 * SECOND_US, 2) == later
+        assert await ledger.read("HGET", "tg:{0}:clock", "steps") is None
+        assert await hold_at(later - 61 * SECOND_US, 3) == later - 61 * SECOND_US
+        assert await ledger.read("HGET", "tg:{0}:clock", "steps") == b"1"
+        await ledger.close()
+
+    asyncio.run(run())
+
+
+def test_redis_has_one_epoch_for_its_life(redis_url: str) -> None:
+    """The epoch is set once and the sequence only rises: neither is mistaken for a loss."""
+
+    async def run() -> None:
+        ledger = await on_test_clock(redis_url, TestClock())
+        stamps = []
+        for number in range(3):
+            posting = Posting(account(cap=1_000), deciding=True, fixed=1)
+            stamps.append((await ledger.hold(HoldRequest(hold_id(number), (one_plan(posting),), LEASE_MS))).stamp)
+            stamps.append((await ledger.resolve(settle(hold_id(number), 1))).stamp)
+        epochs = {stamp.epoch for stamp in stamps if stamp is not None}
+        assert len(epochs) == 1
+        assert "" not in epochs
+        assert [stamp.seq for stamp in stamps if stamp is not None] == [1, 2, 3, 4, 5, 6]
+        assert ledger.counters.epochs_changed == ledger.counters.sequence_lost == 0
+        await ledger.close()
+
+    asyncio.run(run())
+
+
+def test_rate_window_stores_nothing_it_has_forgotten(redis_url: str) -> None:
+    """A rate window that is used for a long time keeps the fields of its last period only."""
+
+    async def run() -> None:
+        clock = TestClock()
+        ledger = await on_test_clock(redis_url, clock)
+        spec = account(cap=100, window=Window(WindowKind.SLIDING, Period.SECOND), measure=Measure.REQUESTS)
+        sizes = []
+        for number in range(60):
+            posting = Posting(spec, deciding=True, fixed=1)
+            await ledger.hold(HoldRequest(hold_id(number, clock()), (one_plan(posting),), LEASE_MS))
+            await ledger.resolve(settle(hold_id(number, clock()), 1))
+            clock.now_us += SECOND_US // 2
+            await set_clock(ledger, clock)
+            (key,) = await all_keys(ledger, "tg:{0}:sliding:*")
+            sizes.append(await ledger.read("HLEN", key))
+        assert sizes[-1] == sizes[5]
+        await ledger.close()
+
+    asyncio.run(run())
+
+
 async def snapshot(ledger: RedisLedger) -> dict[bytes, object]:
     """Every key with its value."""
 
