@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from ext_proc.identity.tags import MAX_TAGS, MAX_VALUE_CHARS, tag_problem
+from ext_proc.identity.tags import MAX_TAGS, tag_problem
 from ext_proc.policy.documents.identity import CertificateParts, JwtClaims
 
 CERTIFICATE_HEADER: Final = "x-forwarded-client-cert"
@@ -78,9 +78,7 @@ def _claim(claims: Mapping[str, object], name: str | None) -> str | None:
 
 def _bounded(value: str | None) -> str | None:
     """A value that can be a name: what is longer could be cut to somebody else's."""
-    if not value or len(value) > MAX_VALUE_CHARS or tag_problem("name", value) is not None:
-        return None
-    return value
+    return value if value and tag_problem("name", value) is None else None
 
 
 def _last_element(header: str) -> str:
