@@ -83,7 +83,7 @@ class Admission:
         self.state = State.AWAIT_HEAD
         self.hold_id = hold_id
         self.request_id = request_id
-        self._terms = terms
+        self.terms = terms
         self._head: RequestHead | None = None
         self._proposal: Proposal | None = None
 
@@ -142,14 +142,14 @@ class Admission:
 
     def _judge(self, body: bytes) -> tuple[State, tuple[AdmissionEffect, ...]]:
         assert self._head is not None, "a body follows a head"
-        outcome = propose(self._head, body, self._terms, self.hold_id, self.request_id)
+        outcome = propose(self._head, body, self.terms, self.hold_id, self.request_id)
         observed = self._observe_head(self._head)
         match outcome:
             case Refusal():
                 return State.REFUSED, (*observed, self._refuse(outcome))
             case Unmetered():
-                metadata_header = self._terms.snapshot.settings.metadata_header
-                account = self._terms.accounts[outcome.account]
+                metadata_header = self.terms.snapshot.settings.metadata_header
+                account = self.terms.accounts[outcome.account]
                 removed = answers.headers_to_remove(
                     self._head, metadata_header, client_credential=account.client_credential
                 )
@@ -167,7 +167,7 @@ class Admission:
         assert self._head is not None, "a hold follows a head"
         if self.state is State.ABANDONED:
             return State.GONE, (self._give_back(),) if reply.code in _MAY_BE_HELD else ()
-        settings = self._terms.snapshot.settings
+        settings = self.terms.snapshot.settings
         if reply.code in _GRANTED:
             forward = answers.forward(self._proposal, reply, self._head, settings, self.request_id)
             audited = (Observe(Observation.AUDITED, rule) for rule in forward.ticket.would_refuse)
@@ -180,13 +180,13 @@ class Admission:
         return State.REFUSED, (*give_back, self._refuse(store_refusal()))
 
     def _refuse(self, refusal: Refusal) -> AdmissionEffect:
-        return answers.refuse(refusal, self.dialect, self._terms.snapshot.settings, self.request_id)
+        return answers.refuse(refusal, self.dialect, self.terms.snapshot.settings, self.request_id)
 
     def _give_back(self) -> GiveBack:
         return GiveBack(Resolution(self.hold_id, Charge(), Basis.RELEASED))
 
     def _observe_head(self, head: RequestHead) -> tuple[Observe, ...]:
-        names = answers.ignored_headers(head, self._terms.snapshot.settings.metadata_header)
+        names = answers.ignored_headers(head, self.terms.snapshot.settings.metadata_header)
         return tuple(Observe(Observation.IGNORED_HEADER, name) for name in names)
 
 

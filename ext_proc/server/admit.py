@@ -131,10 +131,10 @@ class Admit:
         worker = self._worker
         match effect:
             case Forward():
-                credential = worker.credential(effect.account)
+                credential = worker.credential(effect.account, admission.terms)
                 return messages.forward(effect, credential, worker.settings.name, worker.metering)
             case PassUnmetered():
-                credential = worker.credential(effect.account)
+                credential = worker.credential(effect.account, admission.terms)
                 return messages.pass_unmetered(effect, credential, has_body=admission.has_body)
             case Refuse():
                 self._count_refusal(admission, effect)

@@ -51,6 +51,6 @@ class Worker:
         """The public id of a request: it tells nothing about the hold id."""
         return f"req_{os.urandom(_REQUEST_RANDOM_BYTES).hex()}"
 
-    def credential(self, account: str) -> tuple[tuple[str, str], ...]:
-        """The headers that authenticate us to this account's provider."""
-        return self.credentials.headers(self.terms.accounts[account])
+    def credential(self, account: str, terms: Terms | None = None) -> tuple[tuple[str, str], ...]:
+        """The headers that authenticate us to this account's provider. `terms`: those the request began with."""
+        return self.credentials.headers((terms or self.terms).accounts[account])

@@ -7,7 +7,7 @@ health says NOT_SERVING, Envoy moves on, live streams finish and settle, then th
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import gc
 import logging
 import signal
 import sys
@@ -18,14 +18,12 @@ from typing import Final
 
 import grpc
 
-from ext_proc.exchange.terms import Terms
 from ext_proc.identity.directory import Directory
 from ext_proc.identity.identities import Identities
 from ext_proc.identity.server_secret import server_secret
 from ext_proc.identity.store import IdentityStore
 from ext_proc.ledger.options import LedgerOptions
 from ext_proc.ledger.redis_ledger import RedisLedger
-from ext_proc.policy.snapshot import Snapshot
 from ext_proc.policy.watch import Watcher
 from ext_proc.server.access_log import AccessLog
 from ext_proc.server.admit import Admit
@@ -33,6 +31,7 @@ from ext_proc.server.credentials import Credentials
 from ext_proc.server.health import Health
 from ext_proc.server.meter import Meter
 from ext_proc.server.outage import Outage
+from ext_proc.server.policies import identities_of, terms_of, watch_policies
 from ext_proc.server.settings import WorkerSettings
 from ext_proc.server.settler import Settler
 from ext_proc.server.state import Worker
@@ -53,7 +52,6 @@ DRAIN_NOTICE_SECONDS: Final = 1.5
 
 REAP_INTERVAL_SECONDS: Final = 1.0
 REAP_LIMIT: Final = 200
-POLICY_POLL_SECONDS: Final = 1.0
 IDENTITY_POLL_SECONDS: Final = 0.25
 
 _Role = Callable[[Stream], Awaitable[None]]
@@ -62,6 +60,8 @@ _Role = Callable[[Stream], Awaitable[None]]
 async def serve(settings: WorkerSettings) -> None:
     """Run one worker until SIGTERM."""
     worker = await _assemble(settings)
+    gc.collect()
+    gc.freeze()  # what is there now stays: the collector need not walk it again
     health, log = Health(), AccessLog(worker)
     server = grpc.aio.server(options=_options())
     server.add_generic_rpc_handlers((_processor(worker), _access_log(log), _health(health)))
@@ -75,7 +75,7 @@ async def serve(settings: WorkerSettings) -> None:
     loop.add_signal_handler(signal.SIGHUP, asked_to_reload.set)
     work = (
         _reap(worker),
-        _watch_policies(worker, asked_to_reload),
+        watch_policies(worker, asked_to_reload),
         _watch_identities(worker),
         worker.outage.run(),
     )
@@ -105,7 +105,7 @@ async def _assemble(settings: WorkerSettings) -> Worker:
     await directory.refresh()
     return Worker(
         settings=settings,
-        terms=_terms(settings, snapshot, Identities.of(snapshot, directory.records, secret)),
+        terms=terms_of(settings, snapshot, Identities.of(snapshot, directory.records, secret)),
         directory=directory,
         watcher=watcher,
         ledger=ledger,
@@ -116,16 +116,6 @@ async def _assemble(settings: WorkerSettings) -> Worker:
     )
 
 
-def _terms(settings: WorkerSettings, snapshot: Snapshot, identities: Identities) -> Terms:
-    return Terms.of(
-        snapshot, lease_ms=settings.hold_lease_seconds * 1_000, upstreams=settings.upstreams, identities=identities
-    )
-
-
-def _identities(worker: Worker, snapshot: Snapshot) -> Identities:
-    return Identities.of(snapshot, worker.directory.records, worker.terms.identities.server_secret)
-
-
 async def _watch_identities(worker: Worker) -> None:
     """Put changed keys, teams and tenants in force within a second; a silent Redis changes nothing.
 
@@ -134,31 +124,8 @@ async def _watch_identities(worker: Worker) -> None:
     while True:
         await asyncio.sleep(IDENTITY_POLL_SECONDS)
         if await worker.directory.refresh():
-            worker.terms = replace(worker.terms, identities=_identities(worker, worker.terms.snapshot))
+            worker.terms = replace(worker.terms, identities=identities_of(worker, worker.terms.snapshot))
         await worker.directory.append_refusals(worker.settings.name)
-
-
-async def _watch_policies(worker: Worker, asked: asyncio.Event) -> None:
-    """Put a changed policy set in force within a second, or at once on SIGHUP; one that does not load changes nothing.
-
-    Requests in flight keep the terms they began with.
-    """
-    while True:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asked.wait(), POLICY_POLL_SECONDS)
-        refused = worker.watcher.status.refused
-        changed = await asyncio.to_thread(worker.watcher.poll, force=asked.is_set())
-        asked.clear()
-        if changed:
-            snapshot = worker.watcher.snapshot
-            worker.terms = _terms(worker.settings, snapshot, _identities(worker, snapshot))
-            worker.metrics.use_metric_labels(snapshot.settings.metric_labels)
-            worker.metrics.policy_loaded(snapshot.version, ok=True)
-            _LOG.info("policy set %s is in force", snapshot.version)
-        elif worker.watcher.status.refused > refused:
-            worker.metrics.policy_loaded(worker.watcher.status.version, ok=False)
-            for error in worker.watcher.status.errors:
-                _LOG.error("policy set not loaded, %s stays: %s", worker.watcher.status.version, error)
 
 
 async def _drain(worker: Worker, health: Health, log: AccessLog, server: grpc.aio.Server) -> None:

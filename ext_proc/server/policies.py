@@ -1,0 +1,114 @@
+"""The policy set of a running worker: looked at every second, put in force whole, and reported to the supervisor.
+
+A request keeps the terms it began with, so a set that comes into force touches none that is on its way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from ext_proc.exchange.terms import Terms
+from ext_proc.identity.identities import Identities
+from ext_proc.policy.snapshot import Snapshot
+from ext_proc.policy.status_file import WorkerPolicy, write_status
+from ext_proc.policy.watch import Watcher
+from ext_proc.server.settings import WorkerSettings
+from ext_proc.server.state import Worker
+
+_LOG = logging.getLogger(__name__)
+
+POLL_SECONDS: Final = 1.0
+
+LOADING_SWITCH_SECONDS: Final = 0.0005
+"""How long the loading thread may keep the interpreter from requests: Python's own 5 ms would be paid by each of their
+steps. Ten thousand rules take seconds to load, and that much longer do not matter."""
+
+
+def terms_of(settings: WorkerSettings, snapshot: Snapshot, identities: Identities) -> Terms:
+    """What requests are judged by under this snapshot."""
+    return Terms.of(
+        snapshot, lease_ms=settings.hold_lease_seconds * 1_000, upstreams=settings.upstreams, identities=identities
+    )
+
+
+def identities_of(worker: Worker, snapshot: Snapshot) -> Identities:
+    """Everybody whom this worker knows under this snapshot."""
+    return Identities.of(snapshot, worker.directory.records, worker.terms.identities.server_secret)
+
+
+async def watch_policies(worker: Worker, asked: asyncio.Event) -> None:
+    """Put a changed set in force within a second, or at once when asked; one that does not load changes nothing."""
+    report(worker)
+    while True:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asked.wait(), POLL_SECONDS)
+        force = asked.is_set()
+        asked.clear()
+        before = worker.watcher.status
+        changed = await asyncio.to_thread(look, worker.watcher, force=force)
+        status = worker.watcher.status
+        if changed:
+            snapshot = worker.watcher.snapshot
+            worker.terms = terms_of(worker.settings, snapshot, identities_of(worker, snapshot))
+            worker.metrics.use_metric_labels(snapshot.settings.metric_labels)
+            worker.metrics.policy_loaded(snapshot.version, ok=True)
+            _LOG.info("policy set %s is in force", snapshot.version)
+        elif status.refused > before.refused:
+            worker.metrics.policy_loaded(status.version, ok=False)
+            for error in status.errors:
+                _LOG.error("policy set not loaded, %s stays: %s", status.version, error)
+        elif before.errors and not status.errors:
+            worker.metrics.policy_loaded(status.version, ok=True)
+            _LOG.info("policy set %s is in force, the change was taken back", status.version)
+        if status != before:
+            report(worker)
+
+
+def look(watcher: Watcher, *, force: bool = False) -> bool:
+    """Look at the files, beside the event loop. What was loaded lives until the next load: the collector never walks it
+    again. What it replaces holds no cycles and goes when the last request that knows it does.
+    """
+    with _beside_requests():
+        changed = watcher.poll(force=force)
+        if changed:
+            gc.freeze()
+        return changed
+
+
+def report(worker: Worker) -> None:
+    """Tell the supervisor which set is in force here; a full disk is no reason to stop serving."""
+    status = worker.watcher.status
+    told = WorkerPolicy(
+        worker=worker.settings.name,
+        pid=os.getpid(),
+        version=status.version,
+        loaded=status.loaded,
+        refused=status.refused,
+        errors=tuple(map(str, status.errors)),
+    )
+    try:
+        write_status(Path(worker.settings.state_dir), told)
+    except OSError:
+        _LOG.exception("the policy status could not be written")
+
+
+@contextlib.contextmanager
+def _beside_requests() -> Iterator[None]:
+    """Load without making requests wait for the collector, and hardly for the interpreter."""
+    interval, collecting = sys.getswitchinterval(), gc.isenabled()
+    sys.setswitchinterval(LOADING_SWITCH_SECONDS)
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+        sys.setswitchinterval(interval)
