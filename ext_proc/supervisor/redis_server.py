@@ -58,7 +58,12 @@ def server_major_version(binary: Path) -> int:
 
 
 class RedisServer:
-    """The service. Only the append-only file is written: every acknowledged write survives a kill of the process."""
+    """The service. Only the append-only file is written.
+
+    A write is in that file before it is acknowledged, and so survives a kill of the process, as long as the disk keeps
+    up: while an fsync is still running Redis puts writes off, for at most two seconds, and a kill within these loses
+    them (seen with a disk that takes three seconds: 9,625 of 28,051 writes; without delay 0 of 39,004).
+    """
 
     name = "redis"
     limits = ServiceLimits(start_seconds=60.0, stop_seconds=30.0)  # a long append-only file is read and written whole

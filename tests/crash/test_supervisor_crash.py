@@ -47,8 +47,9 @@ def settled(stack: RunningStack) -> int:
 
     def quiet() -> bool:
         answer = httpx.get(f"{stack.admin}/v1/budgets", timeout=30)
-        if answer.status_code == 200 and all(account["held"] == 0 for account in answer.json()["accounts"]):
-            found.append(sum(account["spent"] for account in answer.json()["accounts"]))
+        accounts = answer.json()["accounts"] if answer.status_code == 200 else []
+        if accounts and all(account["held"] == 0 for account in accounts):
+            found.append(sum(account["spent"] for account in accounts))
         return bool(found)
 
     wait_until(stack, quiet)
