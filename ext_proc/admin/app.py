@@ -13,6 +13,7 @@ from aiohttp.typedefs import Handler
 
 from ext_proc import __version__
 from ext_proc.admin.accounts import account_json
+from ext_proc.admin.budget_actions import add_budget_routes
 from ext_proc.admin.context import AdminContext, ledger_answers
 from ext_proc.admin.errors import ParameterError
 from ext_proc.admin.keys import add_key_routes
@@ -40,6 +41,10 @@ def create_app(context: AdminContext) -> web.Application:
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/v1/budgets", _budgets)
     app.router.add_get("/v1/journal", _journal)
+    if context.policy is not None:
+        app.router.add_get("/v1/policy", _policy)
+    if context.snapshot is not None:
+        add_budget_routes(app, context.ledger, context.snapshot)
     if context.administration is not None:
         add_key_routes(app, context.administration)
     return app
@@ -72,6 +77,13 @@ async def _budgets(request: web.Request) -> web.Response:
     if not accounts and not await ledger_answers(ledger):
         return _silent_ledger()
     return _json({"accounts": [account_json(account) for account in accounts], "next_cursor": next_cursor or None})
+
+
+async def _policy(request: web.Request) -> web.Response:
+    _known_parameters(request, ())
+    report = request.app[_CONTEXT].policy
+    assert report is not None, "the route exists where there is something to report"
+    return _json(dict(report()))
 
 
 async def _journal(request: web.Request) -> web.Response:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ext_proc.identity.administration import Administration
 from ext_proc.ledger.interface import Code, Ledger
+from ext_proc.policy.snapshot import Snapshot
 
 # Minted in 1970 with no randomness: a hold id that nobody has, but that every ledger understands.
 _NOBODYS_HOLD = "0" * 28 + ".1"
@@ -20,7 +21,8 @@ class AdminContext:
     `readiness` names the components: False makes the process not ready, a text is shown beside and does not. Redis is
     no component that may be False: its outage is answered by policy, and replicas that all leave at once answer nobody.
     `snapshot_info` describes the loaded policy set; `version` is its hash. `token` guards `/v1/*`; without one they
-    answer only where `loopback` says that no other machine can ask.
+    answer only where `loopback` says that no other machine can ask. `policy` is the policy set as the whole stack
+    follows it, worker by worker; `snapshot` the set in force in this process.
     """
 
     ledger: Ledger
@@ -30,6 +32,8 @@ class AdminContext:
     token: str | None = None
     loopback: bool = False
     administration: Administration | None = None  # None: no keys are kept here
+    policy: Callable[[], Mapping[str, object]] | None = None
+    snapshot: Callable[[], Snapshot] | None = None
 
 
 async def ledger_answers(ledger: Ledger) -> bool:

@@ -68,7 +68,7 @@ async def _list_keys(administration: Administration, _: web.Request) -> object:
 
 
 async def _create_key(administration: Administration, request: web.Request) -> object:
-    return _shown_once(await administration.create_key(await _document(request), _operator(request)))
+    return _shown_once(await administration.create_key(await _document(request), operator_of(request)))
 
 
 async def _show_key(administration: Administration, request: web.Request) -> object:
@@ -83,11 +83,11 @@ async def _rotate_key(administration: Administration, request: web.Request) -> o
     overlap = document.get("overlap_seconds", OVERLAP_SECONDS_DEFAULT)
     if not isinstance(overlap, int) or isinstance(overlap, bool):
         raise RecordError("overlap_seconds must be a whole number")
-    return _shown_once(await administration.rotate_key(request.match_info["id"], overlap, _operator(request)))
+    return _shown_once(await administration.rotate_key(request.match_info["id"], overlap, operator_of(request)))
 
 
 async def _revoke_key(administration: Administration, request: web.Request) -> object:
-    return key_view(await administration.revoke_key(request.match_info["id"], _operator(request)))
+    return key_view(await administration.revoke_key(request.match_info["id"], operator_of(request)))
 
 
 async def _list_teams(administration: Administration, _: web.Request) -> object:
@@ -95,11 +95,11 @@ async def _list_teams(administration: Administration, _: web.Request) -> object:
 
 
 async def _put_team(administration: Administration, request: web.Request) -> object:
-    return team_view(await administration.put_team(await _named(request), _operator(request)))
+    return team_view(await administration.put_team(await _named(request), operator_of(request)))
 
 
 async def _remove_team(administration: Administration, request: web.Request) -> object:
-    await administration.remove_team(request.match_info["id"], _operator(request))
+    await administration.remove_team(request.match_info["id"], operator_of(request))
     return {"removed": request.match_info["id"]}
 
 
@@ -108,11 +108,11 @@ async def _list_tenants(administration: Administration, _: web.Request) -> objec
 
 
 async def _put_tenant(administration: Administration, request: web.Request) -> object:
-    return tenant_view(await administration.put_tenant(await _named(request), _operator(request)))
+    return tenant_view(await administration.put_tenant(await _named(request), operator_of(request)))
 
 
 async def _remove_tenant(administration: Administration, request: web.Request) -> object:
-    await administration.remove_tenant(request.match_info["id"], _operator(request))
+    await administration.remove_tenant(request.match_info["id"], operator_of(request))
     return {"removed": request.match_info["id"]}
 
 
@@ -149,7 +149,8 @@ async def _document(request: web.Request) -> dict[str, object]:
     return document
 
 
-def _operator(request: web.Request) -> str:
+def operator_of(request: web.Request) -> str:
+    """Who acts, by their own word."""
     name = request.headers.get(OPERATOR_HEADER, "")
     return name if name.isprintable() and 0 < len(name) <= _OPERATOR_CHARS_MAX else "admin API"
 

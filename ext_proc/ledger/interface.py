@@ -321,3 +321,11 @@ class Ledger(Protocol):
     async def open_holds(self) -> int:
         """How many holds are open now."""
         ...
+
+    async def reset(self, account: str, note: str) -> Code:
+        """Begin an account (`AccountBalance.name`) anew: RESET, NOT_FOUND or UNAVAILABLE."""
+        ...
+
+    async def resume(self, account: str, note: str) -> Code:
+        """Open a latched account again, of whatever window it is: RESUMED, NOT_FOUND or UNAVAILABLE."""
+        ...

@@ -141,6 +141,16 @@ class RuleSet:
                     findings.append(TagFinding(rule.id, missing, enforced=not rule.audit))
         return tuple(findings)
 
+    def accounts(self, rule_id: str, bucket: Mapping[str, str | None]) -> tuple[AccountSpec, ...]:
+        """The accounts of a rule, named as written or filled in, in one bucket: what no request has to match."""
+        found = []
+        for rule in self.rules:
+            if set(rule.keys) == set(bucket):
+                account = _build(rule, tuple(bucket[key] for key in rule.keys), rule.cap, deciding=True).account
+                if rule_id in {rule.id, account.expanded_id}:
+                    found.append(account)
+        return tuple(found)
+
     def _matched(self, index: int, values: tuple[str | None, ...], cap: int, deciding: bool) -> MatchedRule:
         key = (index, values, cap, deciding)
         made = self._kept.get(key)

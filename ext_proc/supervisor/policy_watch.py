@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ext_proc.policy.errors import PolicySetError
 from ext_proc.policy.snapshot import ProviderAccount, Snapshot
+from ext_proc.policy.status_file import WorkerPolicy
 from ext_proc.policy.watch import Watcher
 from ext_proc.supervisor.errors import SupervisorError
 
@@ -23,6 +24,7 @@ class PolicyWatch:
         except PolicySetError as error:
             raise SupervisorError(f"the policy set in {directory} does not load:\n{error}") from None
         self._directory = directory
+        self._looking = asyncio.Lock()
         self._routes = _routes(self._watcher.snapshot.accounts)
 
     @property
@@ -38,16 +40,46 @@ class PolicyWatch:
             found["errors"] = "\n".join(map(str, status.errors))
         return found
 
+    def report(self, workers: Sequence[WorkerPolicy], *, running: int) -> dict[str, object]:
+        """For operators: what is in force here and in each worker, and whether it is the same everywhere: `running`
+        workers, all of which have told.
+        """
+        status = self._watcher.status
+        return {
+            "version": status.version,
+            "healthy": status.healthy,
+            "loaded": status.loaded,
+            "refused": status.refused,
+            "errors": [str(error) for error in status.errors],
+            "converged": [worker.version for worker in workers] == [status.version] * running,
+            "workers": [
+                {
+                    "worker": worker.worker,
+                    "pid": worker.pid,
+                    "version": worker.version,
+                    "healthy": not worker.errors,
+                    "loaded": worker.loaded,
+                    "refused": worker.refused,
+                    "errors": list(worker.errors),
+                }
+                for worker in workers
+            ],
+        }
+
     async def follow(self, say: Callable[[str], None]) -> None:
         """Look again and again, and tell of every change."""
         while True:
             await asyncio.sleep(_POLL_SECONDS)
             await self.look(say)
 
-    async def look(self, say: Callable[[str], None]) -> None:
+    async def look(self, say: Callable[[str], None], *, force: bool = False) -> None:
         """Look once. Reading is done beside the event loop: the directory may be on a slow mount."""
+        async with self._looking:  # a hang-up may ask while the clock does
+            await self._look(say, force=force)
+
+    async def _look(self, say: Callable[[str], None], *, force: bool) -> None:
         refused = self._watcher.status.refused
-        if await asyncio.to_thread(self._watcher.poll):
+        if await asyncio.to_thread(self._watcher.poll, force=force):
             say(f"the policy set changed: {self.snapshot.version} is in force")
             routes = _routes(self.snapshot.accounts)
             if routes != self._routes:

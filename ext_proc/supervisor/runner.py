@@ -32,11 +32,14 @@ class _Life:
 
 @dataclass(frozen=True, slots=True)
 class Observer:
-    """Who is told. `say` takes a line for people. `announce` runs beside the stack once everything is up."""
+    """Who is told. `say` takes a line for people. `announce` runs beside the stack once everything is up. `reload`
+    answers a SIGHUP; None: it stops the stack, because the terminal is gone.
+    """
 
     say: Callable[[str], None]
     announce: Callable[[], Coroutine[Any, Any, None]]
     child_gone: Callable[[str, int], None] = field(default=lambda _name, _pid: None)
+    reload: Callable[[], Coroutine[Any, Any, None]] | None = None
 
 
 class Runner:
@@ -61,9 +64,20 @@ class Runner:
         return self._lifecycle.states
 
     @property
+    def restarts(self) -> Mapping[str, int]:
+        """How often each service was started again."""
+        return self._lifecycle.restarts
+
+    @property
     def is_stopping(self) -> bool:
         """Whether everything is on its way down."""
         return self._lifecycle.is_stopping
+
+    def send(self, service: str, number: signal.Signals) -> None:
+        """Send a signal to a service that serves; one that does not would not understand it yet."""
+        child = self._lives[service].child
+        if child is not None and self.states[service] is lifecycle.State.UP:
+            child.signal(number)
 
     def stop(self) -> None:
         """Ask for an orderly stop; asked a second time, everything is killed."""
@@ -176,6 +190,9 @@ class Runner:
             raise error  # a bug of ours; the loop's exception handler shows it
 
     def _signalled(self, number: signal.Signals) -> None:
+        if number is signal.SIGHUP and self._observer.reload is not None:
+            self._spawn(self._observer.reload())
+            return
         self._observer.say("stopping; Ctrl-C again kills" if number is signal.SIGINT else f"{number.name}: stopping")
         self.stop()
 

@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import os
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from ext_proc.identity.errors import ServerSecretError
 from ext_proc.identity.server_secret import server_secret
 from ext_proc.identity.store import IdentityStore
 from ext_proc.ledger.redis_ledger import RedisLedger
+from ext_proc.policy.status_file import read_statuses
 from ext_proc.supervisor.console import Console
 from ext_proc.supervisor.errors import SupervisorError
 from ext_proc.supervisor.lifecycle import State
@@ -29,6 +31,7 @@ from ext_proc.supervisor.policy_watch import PolicyWatch
 from ext_proc.supervisor.runner import Observer, Runner
 from ext_proc.supervisor.services import Service, poll
 from ext_proc.supervisor.state_dir import StateDir
+from ext_proc.supervisor.workers import is_worker
 from ext_proc.telemetry.metrics import forget_worker
 
 ADMIN_TOKEN_VARIABLE = "TOLLGATE_ADMIN_TOKEN"  # noqa: S105 - the name of the variable, not its value
@@ -79,7 +82,16 @@ class Session:
         def child_gone(_name: str, pid: int) -> None:
             forget_worker(self._state.metrics, pid)
 
-        runner = Runner(stages, self._state, Observer(self._console.say, announce, child_gone))
+        async def reload() -> None:
+            for name in runner.states:
+                if is_worker(name):
+                    runner.send(name, signal.SIGHUP)
+            await self._policies.look(self._console.say, force=True)
+
+        # On a terminal a hang-up says that nobody is there any more.
+        has_terminal = any(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr) if stream is not None)
+        observer = Observer(self._console.say, announce, child_gone, None if has_terminal else reload)
+        runner = Runner(stages, self._state, observer)
         await self._ledger.start()
         following = asyncio.create_task(self._policies.follow(self._console.say))
         try:
@@ -97,7 +109,9 @@ class Session:
             ledger=self._ledger,
             readiness=lambda: self._readiness(runner),
             metrics_dir=self._state.metrics,
-            snapshot_info=self._policies.info,
+            snapshot_info=self._policy_info,
+            policy=self._policy_report,
+            snapshot=lambda: self._policies.snapshot,
             token=os.environ.get(ADMIN_TOKEN_VARIABLE) or None,
             administration=Administration(IdentityStore(self._ledger.read, self._key_secret), self._key_secret),
             loopback=ipaddress.ip_address(bound.getsockname()[0]).is_loopback,
@@ -110,13 +124,20 @@ class Session:
         finally:
             await server.cleanup()
 
+    def _policy_report(self) -> Mapping[str, object]:
+        workers = {name: pid for name, pid in self._state.children.items() if is_worker(name)}
+        return self._policies.report(read_statuses(self._state.path, workers), running=len(workers))
+
+    def _policy_info(self) -> Mapping[str, str]:
+        return {**self._policies.info(), "converged": str(self._policy_report()["converged"]).lower()}
+
     def _readiness(self, runner: Runner) -> Mapping[str, bool | str]:
-        """`accepting` decides; what each child is doing stands beside it."""
+        """`accepting` decides; what each child is doing, and how often it had to be started again, stands beside it."""
         states = runner.states
-        workers_up = any(state is State.UP for name, state in states.items() if name.startswith("w"))
+        workers_up = any(state is State.UP for name, state in states.items() if is_worker(name))
         envoy_up = states.get("envoy", State.UP) is State.UP
         accepting = self._accepted and not runner.is_stopping and workers_up and envoy_up
-        return {"accepting": accepting, **{name: state.value for name, state in states.items()}}
+        return {"accepting": accepting, **{name: _told(state, runner.restarts[name]) for name, state in states.items()}}
 
     async def _draw_table(self) -> None:
         while True:
@@ -126,3 +147,7 @@ class Session:
             rows_max = max(1, size.lines - _LINES_LEFT_FREE)
             self._console.show(table.render(rows, width=size.columns - 1, rows_max=rows_max))
             await asyncio.sleep(_TABLE_SECONDS)
+
+
+def _told(state: State, restarts: int) -> str:
+    return f"{state.value}, restarted {restarts}×" if restarts else state.value

@@ -34,6 +34,11 @@ def default_workers(cores: int) -> int:
     return min(max(cores, _WORKERS_MIN), _WORKERS_MAX)
 
 
+def is_worker(service: str) -> bool:
+    """Whether a service of this name is a worker: `w0`, `w1`, …"""
+    return re.fullmatch(r"w\d+", service) is not None
+
+
 class Worker:
     """One worker of the sidecar. `settings` is asked at each start."""
 
