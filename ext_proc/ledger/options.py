@@ -29,10 +29,15 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class LedgerOptions:
-    """How a worker talks to Redis. `deadline_ms` must stay below Envoy's `message_timeout` for this filter."""
+    """How a worker talks to Redis.
+
+    `deadline_ms` must stay well below Envoy's `message_timeout` of 2 s: a hold may ask three times. It runs from the
+    moment a call is made, so it must also stay above the time a burst of requests keeps the worker's own loop busy: at
+    100 ms, two hundred requests at once on a loaded machine were answered as if Redis were gone.
+    """
 
     realm: str = DEFAULT_REALM
-    deadline_ms: int = 100
+    deadline_ms: int = 500
     connect_timeout_ms: int = 1_000
     breaker_failures: int = 5  # in a row, before calls stop waiting
     breaker_pause_ms: int = 500  # between two probes of a Redis that failed
