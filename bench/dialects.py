@@ -2,7 +2,7 @@
 
     python bench/dialects.py [--repeat N]
 
-Streams are made of the recorded bodies under tests/corpus: the events of each are repeated to a realistic length and
+Streams are made of the bodies under tests/corpus: the events of each are repeated to a realistic length and
 fed one event per chunk, which is how providers send them. The baseline splits on blank lines and decodes every `data`
 line, which is the least that any reader without our patterns does; it neither hides the usage chunk nor counts text.
 """
@@ -35,10 +35,10 @@ CHUNKS = 1000
 
 
 def chunks_of(body: bytes) -> list[bytes]:
-    """The events of a recorded stream, its text events repeated to `CHUNKS`."""
-    recorded = [event for event in events(body) if event.strip()]
-    middle = recorded[len(recorded) // 3 : len(recorded) // 3 + 1]
-    return recorded[:1] + middle * CHUNKS + recorded[2:]
+    """The events of a stream of the corpus, its text events repeated to `CHUNKS`."""
+    given = [event for event in events(body) if event.strip()]
+    middle = given[len(given) // 3 : len(given) // 3 + 1]
+    return given[:1] + middle * CHUNKS + given[2:]
 
 
 def baseline(chunks: list[bytes]) -> None:

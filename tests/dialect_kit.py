@@ -1,4 +1,7 @@
-"""The corpus of recorded provider bodies: finding it, feeding it, and what was computed by hand beside each body."""
+"""The corpus of provider bodies: finding it, feeding it, and what was computed by hand beside each body.
+
+They are written by hand in the providers' shapes, from their published types and documents; none was captured.
+"""
 
 from __future__ import annotations
 

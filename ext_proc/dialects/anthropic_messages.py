@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ext_proc.dialects import error_body, jsonbody
+from ext_proc.dialects.anthropic_iterations import parts
 from ext_proc.dialects.base import BaseDialect
 from ext_proc.dialects.content import PromptSize
 from ext_proc.dialects.errors import DialectError
@@ -44,6 +45,7 @@ USAGE_TABLE = UsageTable(
         ("message", "usage", "service_tier"),
         ("usage", "service_tier"),
     ),
+    geo=(("message", "usage", "inference_geo"), ("usage", "inference_geo")),
 )
 
 _OVERHEAD_PER_REQUEST = 16
@@ -79,6 +81,7 @@ SHAPE = ResponseShape(
     text=text_keys("text", "thinking", "partial_json"),
     terminal=Needle(b"message_stop", re.compile(rb'"type"\s*:\s*"message_stop"')),
     watched=object_at("usage"),
+    parts=lambda document: parts(document, usage_from_counts),
 )
 
 
@@ -101,7 +104,8 @@ class AnthropicMessages(BaseDialect):
         del path  # the model is in the body
         model = jsonbody.required_text(document, "model", "claude-sonnet-4-5")
         stream = jsonbody.optional_flag(document, "stream")
-        return messages_facts(document, model=model, limit=required_limit(document), stream=stream)
+        facts = messages_facts(document, model=model, limit=required_limit(document), stream=stream)
+        return replace(facts, geo=jsonbody.optional_text(document, "inference_geo"))
 
     def unreachable_kinds(self, body: bytes) -> frozenset[str]:
         """Cache writes that the body does not ask for."""

@@ -37,6 +37,7 @@ class RequestFacts:
     document: Mapping[str, object]  # the body, parsed once; what `rewrite` re-serialises
     service_tier: str | None = None  # as asked for; the response says which one served
     input_kinds: frozenset[str] = INPUT_KINDS  # the rates its input can be billed at: what a hold must assume
+    geo: str | None = None  # where it asks to be served, where that has a price
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,22 @@ class Rewrite:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One inference of an answer that took several. `model`: the one it ran on, None where it is not named."""
+
+    usage: Usage
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What a meter knows of a response so far.
 
     `usage` is the last cumulative usage the provider reported, None when it reported none. `output_known` says that its
     output count is the provider's (not Anthropic's placeholder, not absent). `output_bytes` are the bytes of generated
     text that passed: what a cut stream is estimated from. `finished` says the dialect's own terminal event was seen
-    (or the whole JSON body). `served_model` and `service_tier` are as reported by the response.
+    (or the whole JSON body). `served_model`, `service_tier` and `geo` are as reported by the response. `parts` are the
+    inferences of an answer that took several, which `usage` sums up.
     """
 
     usage: Usage | None = None
@@ -68,6 +78,14 @@ class Reading:
     finished: bool = False
     served_model: str | None = None
     service_tier: str | None = None
+    geo: str | None = None
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def other_models(self) -> tuple[str, ...]:
+        """The models of parts that the one which answered is not: their tokens have no price of their own."""
+        named = (part.model for part in self.parts if part.model is not None)
+        return tuple(dict.fromkeys(name for name in named if name != self.served_model))
 
 
 class Meter(Protocol):

@@ -14,9 +14,9 @@ from json import JSONDecoder
 import orjson
 
 from ext_proc.dialects.buffer import BoundedBuffer
-from ext_proc.dialects.interface import Reading
+from ext_proc.dialects.interface import Part, Reading
 from ext_proc.dialects.usage_paths import UsageTable, as_count, dig
-from ext_proc.pricing.usage import Usage
+from ext_proc.pricing.usage import Usage, sum_tokens
 
 _CANDIDATES = 8  # how many usage objects of a fragment are tried, from the last
 _MODEL = re.compile(rb'"model(?:Version)?"\s*:\s*"([^"\\]+)"')
@@ -70,12 +70,13 @@ class ResponseShape:
     usage_only: Callable[[Mapping[str, object]], bool] = lambda _: False  # an event that holds nothing but usage
     body_text: tuple[bytes, ...] | None = None  # `text` for a plain body, where it differs from a stream's
     more_counts: Callable[[Mapping[str, object]], Mapping[str, int]] = lambda _: {}  # what no path can say
+    parts: Callable[[Mapping[str, object]], tuple[Part, ...]] = lambda _: ()  # inferences that are billed one by one
 
 
 class Tally:
     """What was read so far."""
 
-    __slots__ = ("_counts", "_shape", "finished", "output_bytes", "served_model", "service_tier")
+    __slots__ = ("_counts", "_parts", "_shape", "finished", "geo", "output_bytes", "served_model", "service_tier")
 
     def __init__(self, shape: ResponseShape) -> None:
         self._shape = shape
@@ -84,6 +85,8 @@ class Tally:
         self.finished = False
         self.served_model: str | None = None
         self.service_tier: str | None = None
+        self.geo: str | None = None
+        self._parts: tuple[Part, ...] = ()
 
     @property
     def has_counts(self) -> bool:
@@ -104,6 +107,8 @@ class Tally:
         self._counts.update(self._shape.more_counts(document))
         self.served_model = _text_at(document, table.served_model) or self.served_model
         self.service_tier = _text_at(document, table.service_tier) or self.service_tier
+        self.geo = _text_at(document, table.geo) or self.geo
+        self._parts = self._shape.parts(document) or self._parts
 
     def take_fragment(self, buffer: BoundedBuffer) -> None:
         """Read the usage out of the ends of something too large to keep whole."""
@@ -135,13 +140,23 @@ class Tally:
     def reading(self, *, more_output_bytes: int = 0) -> Reading:
         """The tally as the rest of Tollgate reads it."""
         wanted = self._shape.output_count
+        usage = self._shape.usage_from_counts(self._counts) if self._counts else None
+        parts = self._parts
+        if usage is not None and parts:
+            summed = sum_tokens(usage, [part.usage for part in parts])
+            if summed.output >= usage.output:
+                usage = summed
+            else:
+                parts = ()  # the totals have moved on since the parts were told
         return Reading(
-            usage=self._shape.usage_from_counts(self._counts) if self._counts else None,
+            usage=usage,
             output_known=bool(self._counts) if wanted is None else wanted in self._counts,
             output_bytes=self.output_bytes + more_output_bytes,
             finished=self.finished,
             served_model=self.served_model,
             service_tier=self.service_tier,
+            geo=self.geo,
+            parts=parts,
         )
 
 

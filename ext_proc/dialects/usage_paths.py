@@ -41,6 +41,7 @@ class UsageTable:
     counts: tuple[CountPath, ...]
     served_model: tuple[tuple[str, ...], ...] = (("model",),)
     service_tier: tuple[tuple[str, ...], ...] = ()
+    geo: tuple[tuple[str, ...], ...] = ()
 
     by_place: tuple[tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]], ...] = field(init=False)
     """The same counts by the place of the object that holds them, the root key included: (place, (count, rest) …)."""

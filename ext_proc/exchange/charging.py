@@ -45,6 +45,9 @@ def by_reading(ticket: Ticket, head: ResponseHead, reading: Reading, now_us: int
     if reading.service_tier is not None:
         ending["service_tier"] = reading.service_tier
         ticket = replace(ticket, price=ticket.price.served_by(reading.service_tier))
+    if reading.geo is not None:
+        ending["geo"] = reading.geo
+        ticket = replace(ticket, price=ticket.price.served_in(reading.geo))
     usage = reading.usage
     if head.status >= _ERROR and (usage is None or not (usage.input_tokens or usage.output_tokens)):
         return _release(ticket, requests=1, ending=ending)
@@ -52,7 +55,10 @@ def by_reading(ticket: Ticket, head: ResponseHead, reading: Reading, now_us: int
         basis = Basis.ESTIMATED if cut and not reading.finished else Basis.REPORTED
         if basis is Basis.ESTIMATED:
             usage = replace(usage, output=max(usage.output, _passed(reading)))
-        return _settle(ticket, usage, basis, ending)
+            return _settle(ticket, usage, basis, ending)
+        if reading.other_models:  # the ticket has the price of one model: what theirs costs is an estimate
+            basis, ending["other_models"] = Basis.ESTIMATED, reading.other_models
+        return _settle(ticket, usage, basis, ending, parts=tuple(part.usage for part in reading.parts))
     known = usage if usage is not None else Usage(input_uncached=ticket.input_tokens)
     return _settle(ticket, replace(known, output=max(1, _passed(reading))), Basis.ESTIMATED, ending)
 
@@ -115,10 +121,14 @@ def _within_limit(ticket: Ticket, output_tokens: int) -> int:
     return max(1, min(output_tokens, ticket.output_limit))
 
 
-def _settle(ticket: Ticket, usage: Usage, basis: Basis, ending: dict[str, object]) -> Resolution:
+def _settle(
+    ticket: Ticket, usage: Usage, basis: Basis, ending: dict[str, object], *, parts: tuple[Usage, ...] = ()
+) -> Resolution:
+    if ticket.price.counts_time and isinstance(served_ms := ending["duration_ms"], int):
+        usage = replace(usage, served_ms=served_ms)
     priced = replace(usage, requests=max(1, usage.requests))
     charge = Charge(
-        cost_nanodollars=ticket.price.charge_nanodollars(priced),
+        cost_nanodollars=ticket.price.charge_nanodollars(priced, parts),
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         requests=1,

@@ -26,6 +26,7 @@ class Candidate:
     bounds: TokenBounds
     sets_limit: bool  # the bound is written into the request, which names none of its own
     input_kinds: frozenset[str]  # the rates its input can be billed at
+    geo: str | None = None  # where it asks to be served
     constraining: tuple[MatchedRule, ...] = ()
     after: MatchedRule | None = None
     throttled: tuple[MatchedRule, ...] = ()
@@ -86,7 +87,7 @@ class HeldRates:
 
 def held_rates(candidate: Candidate) -> HeldRates:
     """The rates a candidate is held at."""
-    price, input_tokens = candidate.target.price, candidate.bounds.input_tokens
+    price, input_tokens = candidate.target.price.served_in(candidate.geo), candidate.bounds.input_tokens
     return HeldRates(
         price.dearest_input_rate(input_tokens, candidate.input_kinds),
         price.dearest_output_rate(input_tokens),
@@ -150,7 +151,7 @@ def candidate(target: Target, facts: RequestFacts, match: MatchFacts, terms: Ter
     # What must not be exceeded is written into a request that names no limit of its own.
     sets_limit = facts.output_limit is None and (strict or output_cap is not None)
     priced = replace(target, price=target.price.asked_for(facts.service_tier))
-    return Candidate(priced, rules, bounds, sets_limit, facts.input_kinds)
+    return Candidate(priced, rules, bounds, sets_limit, facts.input_kinds, facts.geo)
 
 
 def _min_output_tokens(deciding: list[MatchedRule]) -> int | None:

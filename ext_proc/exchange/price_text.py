@@ -27,6 +27,7 @@ _CODES = {
     "video_out": "vo",
     "searches": "s",
     "requests": "q",
+    "served_ms": "m",
 }
 _NAMES = {code: name for name, code in _CODES.items()}
 

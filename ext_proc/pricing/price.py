@@ -6,17 +6,20 @@ says by then.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 from ext_proc.pricing.usage import (
+    NOT_TOKENS,
     PICODOLLARS_PER_NANODOLLAR,
     USAGE_FIELDS,
     Rates,
     Usage,
     charge_nanodollars,
+    nanodollars,
     picodollars,
+    sum_tokens,
 )
 
 INPUT_KINDS = frozenset({
@@ -29,6 +32,14 @@ INPUT_KINDS = frozenset({
 BATCH_TIER = "batch"
 DEFAULT_TIERS = ("default", "standard")
 """What OpenAI and Anthropic call the service tier of a request that asked for none."""
+
+HELD_MS_PER_OUTPUT_TOKEN = 17
+HELD_MS_PER_REQUEST = 1_000
+"""Where the time of serving has a price, a hold assumes so much: 60 tokens a second, after a second of reading. Nothing
+bounds the real time but the route's time limit, so a settle may exceed its hold."""
+
+_GEO_TENTHS: Mapping[str | None, int] = {"us": 11}
+"""Anthropic's published multiple of all token prices where inference is kept in a place, in tenths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +104,32 @@ class Price:
                 chosen = tier.rates
         return chosen
 
-    def charge_nanodollars(self, usage: Usage) -> int:
-        """What this usage costs."""
+    def served_in(self, geo: str | None) -> Self:
+        """The price where the answer was made, in the same service tiers: tokens cost more in some places."""
+        if geo not in _GEO_TENTHS:
+            return self
+        tenths = _GEO_TENTHS[geo]
+        return replace(
+            self,
+            tiers=_scaled(self.tiers, tenths),
+            service_tiers=tuple((name, _scaled(tiers, tenths)) for name, tiers in self.service_tiers),
+        )
+
+    @property
+    def counts_time(self) -> bool:
+        """Whether the time that a request is served has a price."""
+        return any(tier.rates.served_ms for tier in self.tiers)
+
+    def charge_nanodollars(self, usage: Usage, parts: Sequence[Usage] = ()) -> int:
+        """What this usage costs. `parts`: it is made of these inferences, and each is in a tier by itself."""
         if self.marginal and usage.input_tokens > 0:
             return self._marginal_charge(usage)
-        return charge_nanodollars(usage, self.rates_for(usage))
+        if not parts:
+            return charge_nanodollars(usage, self.rates_for(usage))
+        tokens = [replace(part, **dict.fromkeys(NOT_TOKENS, 0)) for part in parts]
+        total = sum(picodollars(part, self.rates_for(part)) for part in tokens)
+        total += picodollars(sum_tokens(usage, ()), self.tiers[0].rates)
+        return nanodollars(total)
 
     def dearest_input_rate(self, input_tokens: int | None = None, kinds: Collection[str] = INPUT_KINDS) -> int:
         """Pico-dollars of the dearest way an input token could be billed: what a hold assumes.
@@ -108,12 +140,15 @@ class Price:
         return dearest
 
     def dearest_output_rate(self, input_tokens: int | None = None) -> int:
-        """Pico-dollars of the dearest way an output token could be billed."""
-        return max(max(r.output, r.reasoning or 0, r.audio_out, r.image_out) for r in self._reachable(input_tokens))
+        """Pico-dollars of the dearest way an output token could be billed, the time it takes to write it included."""
+        return max(
+            max(r.output, r.reasoning or 0, r.audio_out, r.image_out) + r.served_ms * HELD_MS_PER_OUTPUT_TOKEN
+            for r in self._reachable(input_tokens)
+        )
 
     def dearest_request_rate(self) -> int:
-        """Pico-dollars of the dearest flat charge per request."""
-        return max(tier.rates.requests for tier in self.tiers)
+        """Pico-dollars of the dearest flat charge per request, the time before its first token included."""
+        return max(tier.rates.requests + tier.rates.served_ms * HELD_MS_PER_REQUEST for tier in self.tiers)
 
     def _reachable(self, input_tokens: int | None) -> list[Rates]:
         return [
@@ -133,3 +168,13 @@ class Price:
                 weighted += share * picodollars(usage, tier.rates)
         divisor = total * PICODOLLARS_PER_NANODOLLAR
         return (2 * weighted + divisor) // (2 * divisor)
+
+
+def _scaled(tiers: tuple[Tier, ...], tenths: int) -> tuple[Tier, ...]:
+    """Token rates times so many tenths, rounded up to a pico-dollar."""
+
+    def scale(rates: Rates) -> Rates:
+        listed = {name: getattr(rates, name) for name in USAGE_FIELDS if name not in NOT_TOKENS}
+        return replace(rates, **{name: -(-rate * tenths // 10) for name, rate in listed.items() if rate is not None})
+
+    return tuple(replace(tier, rates=scale(tier.rates)) for tier in tiers)

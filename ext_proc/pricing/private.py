@@ -55,23 +55,47 @@ _TIER_KEYS = {
     "cache_write_tiers": "cache_write",
 }
 _UNIT_KEYS = {"per_request": "requests", "per_search": "searches"}
-_TOP_KEYS = frozenset({"per_1000_tokens", "per_1000_embedding_tokens", "from", "tier_mode", *_UNIT_KEYS})
+_GPU = "per_gpu_hour"
+_TOP_KEYS = frozenset({"per_1000_tokens", "per_1000_embedding_tokens", "from", "tier_mode", _GPU, *_UNIT_KEYS})
+_NOT_METERED = {
+    "per_million_characters": "no API that is metered reports characters",
+    "per_minute_of_audio": "no API that is metered reports minutes (they report audio tokens: `audio_input`)",
+    "per_image": "no API that is metered reports images (they report image tokens: `image_output`)",
+}
+"""Kinds of price that exist, and why no charge can be made from them."""
+
+_MS_PER_HOUR = 3_600_000
 
 
 def private_price(cost: Mapping[str, object]) -> Schedule:
     """The price a `cost` entry sets, from its day on. Raises `PricingError` naming the field and the cure."""
     for key in cost:
+        if key in _NOT_METERED:
+            raise PricingError(key, f"cannot be charged, {_NOT_METERED[key]}; use a price per token, search or request")
         if key not in _TOP_KEYS:
             raise PricingError(key, f"is not a kind of price that is metered; those are {', '.join(sorted(_TOP_KEYS))}")
     mode = cost.get("tier_mode", "whole_request")
     if mode not in {"whole_request", "marginal"}:
         raise PricingError("tier_mode", f"is {mode!r}; it must be whole_request or marginal")
     units = {rate: _pico(cost[key], key, 1) for key, rate in _UNIT_KEYS.items() if key in cost}
+    if _GPU in cost:
+        units["served_ms"] = _gpu_rate(_mapping(cost[_GPU], _GPU))
     tokens, field = _token_prices(cost)
     if not tokens and not units:
         raise PricingError("per_1000_tokens", "is missing; give at least one price, 0 for a free model")
     price = Price(tiers=_tiers(tokens, units, field), version=f"private-{_digest(cost)}", marginal=mode == "marginal")
     return Schedule((Dated(price, from_us=_from_us(cost.get("from"), "from")),))
+
+
+def _gpu_rate(entry: Mapping[str, object]) -> int:
+    """Pico-dollars per millisecond of a request, on all the GPUs that serve it: rounded, to within a millionth."""
+    gpus = entry.get("gpus", 1)
+    if not isinstance(gpus, int) or isinstance(gpus, bool) or gpus < 1:
+        raise PricingError(f"{_GPU}.gpus", f"is {gpus!r}; it must be a whole number of GPUs")
+    if "rate" not in entry or entry.keys() - {"rate", "gpus"}:
+        raise PricingError(_GPU, "must have `rate` (dollars per GPU and hour), and may have `gpus`")
+    per_hour = _pico(entry["rate"], f"{_GPU}.rate", 1) * gpus
+    return (per_hour + _MS_PER_HOUR // 2) // _MS_PER_HOUR
 
 
 def _token_prices(cost: Mapping[str, object]) -> tuple[Mapping[str, object], str]:

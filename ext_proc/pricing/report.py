@@ -1,7 +1,7 @@
 """What `tollgate prices show | diff | lint` print: pure functions from price books to lines.
 
-A target is (account, provider, model). Rates are shown as dollars per million tokens (or per thousand searches and
-requests), which is how every price page writes them.
+A target is (account, provider, model). Rates are shown as dollars per million tokens (per thousand searches and
+requests, per hour of serving), which is how every price page writes them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from ext_proc.pricing.usage import Rates
 Target = tuple[str, str, str]
 
 _PER_THOUSAND = frozenset({"searches", "requests"})
+_MS_PER_HOUR = 3_600_000
+_CENTS_OF_A_CENT = Decimal("0.0001")
 _LIKE = {
     "cache_read": "input_uncached",
     "cache_read_audio": "cache_read",
@@ -113,6 +115,8 @@ def _rates(rates: Rates) -> str:
 
 def _dollars(picodollars: int, name: str) -> str:
     amount = Decimal(picodollars) / (10**9 if name in _PER_THOUSAND else 10**6)
+    if name == "served_ms":  # a rate per millisecond is rounded; per hour it shows
+        amount = (Decimal(picodollars * _MS_PER_HOUR) / 10**12).quantize(_CENTS_OF_A_CENT)
     return f"${amount.normalize():f}"
 
 

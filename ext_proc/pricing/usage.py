@@ -7,7 +7,8 @@ fall on the nano-dollar grid. A charge is rounded once, half up, to integer nano
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 
 PICODOLLARS_PER_NANODOLLAR = 1_000
 
@@ -33,6 +34,7 @@ class Usage:
     video_out: int = 0
     searches: int = 0
     requests: int = 0
+    served_ms: int = 0  # how long the request was served; known only where a price asks for it
 
     @property
     def input_tokens(self) -> int:
@@ -62,6 +64,16 @@ class Usage:
 
 USAGE_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Usage))
 
+NOT_TOKENS = frozenset({"searches", "requests", "served_ms"})
+"""What is counted per answer, whatever it was made of."""
+
+
+def sum_tokens(answer: Usage, inferences: Iterable[Usage]) -> Usage:
+    """An answer whose tokens are those of its inferences together."""
+    listed = tuple(inferences)
+    tokens = (name for name in USAGE_FIELDS if name not in NOT_TOKENS)
+    return replace(answer, **{name: sum(getattr(one, name) for one in listed) for name in tokens})
+
 
 @dataclass(frozen=True, slots=True)
 class Rates:
@@ -87,6 +99,7 @@ class Rates:
     video_out: int = 0
     searches: int = 0
     requests: int = 0
+    served_ms: int = 0
 
 
 def picodollars(usage: Usage, rates: Rates) -> int:
@@ -102,6 +115,11 @@ def picodollars(usage: Usage, rates: Rates) -> int:
     return total
 
 
+def nanodollars(total_picodollars: int) -> int:
+    """Rounded half up."""
+    return (total_picodollars + PICODOLLARS_PER_NANODOLLAR // 2) // PICODOLLARS_PER_NANODOLLAR
+
+
 def charge_nanodollars(usage: Usage, rates: Rates) -> int:
     """Σ usage × rate, rounded half up to a nano-dollar, once."""
-    return (picodollars(usage, rates) + PICODOLLARS_PER_NANODOLLAR // 2) // PICODOLLARS_PER_NANODOLLAR
+    return nanodollars(picodollars(usage, rates))

@@ -1,4 +1,4 @@
-"""Every recorded body gives the usage and the cost that were computed by hand beside it."""
+"""Every body of the corpus gives the usage and the cost that were computed by hand beside it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from ext_proc.dialects import registry
-from ext_proc.dialects.interface import Reading
-from ext_proc.pricing.usage import Usage, charge_nanodollars
+from ext_proc.dialects.interface import Part, Reading
+from ext_proc.pricing.price import Price, Tier
+from ext_proc.pricing.usage import Usage
 from tests.dialect_kit import CASES, CONTENT_TYPES, case_id, expected, meter_for, rates_of, read
 
 
 @pytest.mark.parametrize("path", CASES, ids=case_id)
-def test_the_reading_of_a_recorded_body_is_as_computed_by_hand(path: Path) -> None:
-    """Usage, served model, tier, output bytes and the end of every recorded body are exactly as written beside it."""
+def test_the_reading_of_a_body_is_as_computed_by_hand(path: Path) -> None:
+    """Usage, served model, tier, output bytes and the end of every body are exactly as written beside it."""
     want = expected(path)
 
     _, reading = read(meter_for(path), [path.read_bytes()])
@@ -28,18 +29,22 @@ def test_the_reading_of_a_recorded_body_is_as_computed_by_hand(path: Path) -> No
         finished=want.get("finished", True),
         served_model=want.get("served_model"),
         service_tier=want.get("service_tier"),
+        geo=want.get("geo"),
+        parts=tuple(Part(Usage(**part["usage"]), part.get("model")) for part in want.get("parts", ())),
     )
 
 
 @pytest.mark.parametrize("path", [path for path in CASES if expected(path)["usage"]], ids=case_id)
-def test_the_charge_of_a_recorded_body_is_as_computed_by_hand(path: Path) -> None:
-    """The charge of every recorded body is exact to the nano-dollar."""
+def test_the_charge_of_a_body_is_as_computed_by_hand(path: Path) -> None:
+    """The charge of every body is exact to the nano-dollar."""
     want = expected(path)
 
     _, reading = read(meter_for(path), [path.read_bytes()])
 
     assert reading.usage is not None
-    assert charge_nanodollars(reading.usage, rates_of(want)) == want["cost_nanodollars"]
+    price = Price((Tier(0, rates_of(want)),), "by hand").served_in(reading.geo)
+    parts = [part.usage for part in reading.parts]
+    assert price.charge_nanodollars(reading.usage, parts) == want["cost_nanodollars"]
 
 
 @pytest.mark.parametrize("path", CASES, ids=case_id)
@@ -100,7 +105,7 @@ def test_a_missing_content_type_is_made_up_for_by_looking(path: Path) -> None:
 
 @pytest.mark.parametrize("name", registry.dialect_names())
 def test_every_response_shape_has_a_corpus(name: str) -> None:
-    """No dialect is without recorded bodies, its own or those of a dialect whose responses are the same."""
-    recorded = {path.parent.name for path in CASES}
+    """No dialect is without bodies, its own or those of a dialect whose responses are the same."""
+    covered = {path.parent.name for path in CASES}
 
-    assert any(registry.dialect(other).usage_table is registry.dialect(name).usage_table for other in recorded)
+    assert any(registry.dialect(other).usage_table is registry.dialect(name).usage_table for other in covered)

@@ -289,7 +289,13 @@ def test_a_hold_assumes_only_what_the_request_can_reach() -> None:
         ({"per_request": None}, "per_request"),
         ({"per_request": 1, "from": "soon"}, "from"),
         ({"per_request": 1, "tier_mode": "sideways"}, "tier_mode"),
-        ({"per_request": 1, "per_gpu_hour": {"rate": 2.5}}, "per_gpu_hour"),
+        ({"per_gpu_hour": 2.5}, "per_gpu_hour"),
+        ({"per_gpu_hour": {"gpus": 2}}, "per_gpu_hour"),
+        ({"per_gpu_hour": {"rate": 2.5, "gpus": 0}}, "per_gpu_hour.gpus"),
+        ({"per_gpu_hour": {"rate": -1}}, "per_gpu_hour.rate"),
+        ({"per_request": 1, "per_image": 0.04}, "per_image"),
+        ({"per_request": 1, "per_minute_of_audio": 0.006}, "per_minute_of_audio"),
+        ({"per_request": 1, "per_million_characters": 15}, "per_million_characters"),
     ],
 )
 def test_a_private_price_that_is_unclear_is_refused_by_name(cost: dict[str, Any], field: str) -> None:
@@ -299,6 +305,38 @@ def test_a_private_price_that_is_unclear_is_refused_by_name(cost: dict[str, Any]
 
     assert caught.value.field == field
     assert caught.value.problem
+
+
+def test_gpu_hours_are_charged_by_the_millisecond() -> None:
+    """$3.60 an hour on four GPUs is 4,000 nano-dollars a millisecond; a hold assumes 60 tokens a second."""
+    price = private_price({"per_gpu_hour": {"rate": Decimal("3.60"), "gpus": 4}}).at(NOW)
+
+    assert price is not None
+    assert price.counts_time
+    assert not price.is_free
+    assert price.charge_nanodollars(Usage(input_uncached=9, output=9, requests=1, served_ms=1_500)) == 1_500 * 4_000
+    assert price.dearest_request_rate() == 1_000 * 4_000_000
+    assert price.dearest_output_rate() == 17 * 4_000_000
+
+
+def test_each_inference_of_an_answer_is_in_a_tier_by_itself() -> None:
+    """Two inferences of 150,000 tokens are below a tier at 200,000, though their sum is not."""
+    price = public("anthropic", "claude-sonnet-4-5")
+    parts = [Usage(input_uncached=150_000, output=10), Usage(input_uncached=150_000, output=20)]
+    whole = Usage(input_uncached=300_000, output=30, searches=1, requests=1)
+
+    assert price.charge_nanodollars(whole, parts) == 300_000 * 3_000 + 30 * 15_000 + 10_000_000
+    assert price.charge_nanodollars(whole) == 300_000 * 6_000 + 30 * 22_500 + 10_000_000
+
+
+def test_only_a_place_with_a_surcharge_costs_more() -> None:
+    """Tokens cost a tenth more in the US, a search does not; elsewhere, and where it is not said, nothing changes."""
+    price = public("anthropic", "claude-sonnet-4-6")
+    usage = Usage(input_uncached=100, cache_read=100, output=10, searches=1)
+
+    assert price.served_in("us").charge_nanodollars(usage) == 100 * 3_300 + 100 * 330 + 10 * 16_500 + 10_000_000
+    assert price.served_in("us").dearest_output_rate() == 16_500_000
+    assert price.served_in("global") is price.served_in(None) is price
 
 
 def test_a_version_names_one_price() -> None:

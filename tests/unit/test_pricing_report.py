@@ -76,3 +76,11 @@ def test_free_and_marginal_prices_are_called_so() -> None:
         "input $1, output $0, requests $1; above 10 input $2, output $0, requests $1 (private-"
     )
     assert report.describe(marginal).endswith(", marginal tiers)")
+
+
+def test_time_is_shown_by_the_hour() -> None:
+    """A price per GPU-hour reads as it was written, times its GPUs."""
+    price = private_price({"per_gpu_hour": {"rate": 2.5, "gpus": 4}}).at(NOW)
+
+    assert price is not None
+    assert report.describe(price) == f"input $0, output $0, served_ms $10 ({price.version})"
