@@ -65,7 +65,8 @@ async def _handle(
             changed.append({"rule": ask.rule, "bucket": dict(bucket)})
     if not changed:
         lacking = "is latched" if done == "resumed" else "is live"
-        return _json({"error": f"no account of the rule {ask.rule!r} {lacking}"}, HTTPStatus.NOT_FOUND)
+        hint = "" if ask.bucket is not None else "; if it has buckets, name one"
+        return _json({"error": f"no account of the rule {ask.rule!r} {lacking}{hint}"}, HTTPStatus.NOT_FOUND)
     return _json({done: changed}, HTTPStatus.OK)
 
 

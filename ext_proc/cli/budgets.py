@@ -1,4 +1,4 @@
-"""`tollgate budgets`: the live budget accounts of a running stack, as a table or as JSON lines."""
+"""`tollgate budgets`: the live budget accounts of a running stack, and what an operator does to them by hand."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import time
 
 from ext_proc.admin.accounts import account_from_json
 from ext_proc.admin.table import render, rows_of
-from ext_proc.cli.admin_client import add_admin_argument, ask
+from ext_proc.cli.admin_client import add_admin_argument, ask, send
 from ext_proc.cli.command import COMMANDS, Subparsers
-from ext_proc.cli.errors import CommandError
+from ext_proc.cli.errors import CommandError, UsageError
+from ext_proc.cli.keys import operator
+from ext_proc.policy.rules import NONE_SHOWN
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -25,9 +27,45 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--rule", metavar="ID", help="only the accounts of this rule, expanded or as written")
     parser.add_argument("--json", action="store_true", help="one JSON object per line instead of a table")
     add_admin_argument(parser)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    for name, text in (
+        ("resume", "open an account that `on_exhausted: latch` has shut"),
+        ("reset", "begin an account anew: nothing spent; what is in flight settles in the old one"),
+    ):
+        action = actions.add_parser(name, help=text)
+        action.add_argument("rule_id", metavar="RULE", help="the rule's id, as written or filled in")
+        action.add_argument(
+            "--bucket", action="append", default=[], metavar="KEY=VALUE", help="which account, as metadata.repo=web"
+        )
+        action.add_argument("--all", action="store_true", help="every account of the rule")
+        action.add_argument("--note", default="", metavar="TEXT", help="why, for the journal")
+        add_admin_argument(action)
 
 
 def run(args: argparse.Namespace) -> int:
+    """List the accounts, or act on some."""
+    return _list(args) if args.action is None else _act(args)
+
+
+def _act(args: argparse.Namespace) -> int:
+    document: dict[str, object] = {"rule": args.rule_id, "all": args.all, "note": args.note}
+    if args.bucket:
+        document["bucket"] = dict(_pair(text) for text in args.bucket)
+    answer = send(args.admin, "POST", f"/v1/budgets/{args.action}", document, operator())
+    for account in answer.items("resumed" if args.action == "resume" else "reset"):
+        sys.stdout.write(json.dumps(account) + "\n")
+    return 0
+
+
+def _pair(text: str) -> tuple[str, str | None]:
+    """`KEY=VALUE`; the value `(none)` is the missing key, as it is shown everywhere."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise UsageError(f"--bucket {text}: expected KEY=VALUE, as metadata.repo=web")
+    return key, None if value == NONE_SHOWN else value
+
+
+def _list(args: argparse.Namespace) -> int:
     """Print the accounts, page after page."""
     accounts = []
     parameters = {} if args.rule is None else {"rule": args.rule}
