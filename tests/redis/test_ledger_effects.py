@@ -131,6 +131,18 @@ def test_raised_cap_arms_what_lies_above_the_spend(at_desk: AtDesk) -> None:
     at_desk(story)
 
 
+def test_raised_cap_does_not_tell_again_what_is_just_reached(at_desk: AtDesk) -> None:
+    """A threshold that the spend meets exactly after a raise stays told."""
+
+    async def story(desk: Desk) -> None:
+        await desk.spend(account(cap=1_000), 900)
+        assert [percent for percent, _, _ in await desk.told()] == [75, 90]
+        await desk.spend(account(cap=1_200), 1)
+        assert [percent for percent, _, _ in await desk.told()] == [75, 90]
+
+    at_desk(story)
+
+
 def test_lowered_cap_tells_what_it_leaves_behind(at_desk: AtDesk) -> None:
     """A cap lowered below the spend is told with the next request, which need not be granted."""
 

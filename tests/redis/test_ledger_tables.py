@@ -468,10 +468,14 @@ def test_journal_entry_tells_the_whole_attempt(redis_url: str) -> None:
 
 
 HOLD_KEYS = ["clock", "leases", "accounts", "hold:{id}", "refused:{id}", "{account}", "{sliding}", "{slots}"]
-RESOLVE_KEYS = ["clock", "leases", "journal", "hold:{id}", "{account}", "{sliding}"]
+RESOLVE_KEYS = ["clock", "leases", "journal", "outbox", "hold:{id}", "{account}", "{sliding}"]
+EXPIRE_KEYS = ["clock", "leases", "journal", "accounts", "hold:{id}", "{account}", "{sliding}"]
 
 
-@pytest.mark.parametrize(("verb", "kind"), [*(("hold", k) for k in HOLD_KEYS), *(("resolve", k) for k in RESOLVE_KEYS)])
+@pytest.mark.parametrize(
+    ("verb", "kind"),
+    [*(("hold", k) for k in HOLD_KEYS), *(("resolve", k) for k in RESOLVE_KEYS), *(("expire", k) for k in EXPIRE_KEYS)],
+)
 def test_key_of_another_type_is_found_before_anything_is_written(verb: str, kind: str, redis_url: str) -> None:
     """Whatever key somebody has overwritten, the script fails before its first write: nothing is half done."""
     budget = account(cap=1_000)
@@ -480,7 +484,7 @@ def test_key_of_another_type_is_found_before_anything_is_written(verb: str, kind
     async def run() -> None:
         ledger = await on_test_clock(redis_url, TestClock())
         postings = [Posting(budget, deciding=True, fixed=100), Posting(limit, deciding=True, fixed=100)]
-        request = HoldRequest(hold_id(1), (one_plan(*postings),), LEASE_MS)
+        request = HoldRequest(hold_id(1), (one_plan(*postings),), 0 if verb == "expire" else LEASE_MS)
         await ledger.hold(request)
         keys = [key.decode() for key in await all_keys(ledger)]
         names = {
@@ -500,8 +504,10 @@ def test_key_of_another_type_is_found_before_anything_is_written(verb: str, kind
         before = await snapshot(ledger)
         if verb == "hold":
             assert (await ledger._hold(request)).code is Code.UNAVAILABLE
+        elif verb == "resolve":
+            assert (await ledger._resolve(settle(hold_id(1), 800))).code is Code.UNAVAILABLE
         else:
-            assert (await ledger._resolve(settle(hold_id(1), 70))).code is Code.UNAVAILABLE
+            assert await ledger.expire(10) == 0
         assert await snapshot(ledger) == before
         assert ledger.counters.refused_by_store == 1
         ledger._retries.clear()

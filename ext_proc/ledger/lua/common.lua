@@ -10,10 +10,6 @@ local LEASES = PREFIX .. 'leases'
 local MAX_AMOUNT = 9007199254740991
 local STEP_BACK_US = 60000000
 
-if redis.replicate_commands then
-  redis.replicate_commands() -- before Redis 7 a script that asks the time must say that its effects are logged
-end
-
 local function text(number)
   return string.format('%.0f', number + 0)
 end

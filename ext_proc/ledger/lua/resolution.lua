@@ -69,7 +69,6 @@ end
 -- the result code. Removing the lease is left to the script: where it stands among the writes matters there.
 local function resolve(asked, keep_us)
   local id, basis, fingerprint, by_measure = asked.id, asked.basis, asked.fingerprint, asked.charge
-  redis.call('ZSCORE', LEASES, id) -- only to find a key of another type before the first write
   local record = hold_record(id)
   if not record then
     if minted_us(id) < now - keep_us then
