@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import anthropic
 import httpx
+import openai
 import pytest
 
 from tests.stack_fixture import RunningStack
@@ -57,11 +59,30 @@ class Gateway:
         self.http = httpx.Client(base_url=stack.listen, timeout=PATIENCE_SECONDS)
         self.admin = httpx.Client(base_url=stack.admin, timeout=PATIENCE_SECONDS)
         self.mock = httpx.Client(base_url=stack.mock_url, timeout=PATIENCE_SECONDS)
+        self._sdks: list[openai.OpenAI | anthropic.Anthropic] = []
 
     def close(self) -> None:
         """Close the connections."""
-        for client in (self.http, self.admin, self.mock):
+        for client in (self.http, self.admin, self.mock, *self._sdks):
             client.close()
+
+    def openai(
+        self, usage: object = None, *, base: str = "/v1", tagged: bool = True, retries: int = 0
+    ) -> openai.OpenAI:
+        """The official SDK, closed with this client: a socket that the collector finds later fails another test."""
+        headers = self.headers(usage) if tagged else {}
+        url = self.stack.listen + base
+        sdk = openai.OpenAI(base_url=url, api_key="sk-client", default_headers=headers, max_retries=retries)
+        self._sdks.append(sdk)
+        return sdk
+
+    def anthropic(self, usage: object = None, *, tagged: bool = True, retries: int = 0) -> anthropic.Anthropic:
+        """The official SDK, closed with this client."""
+        headers = self.headers(usage) if tagged else {}
+        url = self.stack.listen
+        sdk = anthropic.Anthropic(base_url=url, api_key="sk-client", default_headers=headers, max_retries=retries)
+        self._sdks.append(sdk)
+        return sdk
 
     def headers(self, usage: object = None, behavior: object = None) -> dict[str, str]:
         """The tags, and what the mock provider is to do."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import openai
 import pytest
 
 from tests.e2e_kit import GPT_4O_MINI, POLICIES, Gateway, cost
@@ -57,12 +56,7 @@ def gateway(running: RunningStack, request: pytest.FixtureRequest) -> Iterator[G
 
 def test_downgrade_serves_the_next_request_by_the_cheaper_model(gateway: Gateway) -> None:
     """The SDK is unaware but for the headers; the charge is the cheaper model's; both models are in the journal."""
-    client = openai.OpenAI(
-        base_url=f"{gateway.stack.listen}/v1",
-        api_key="k",
-        default_headers=gateway.headers({"input": 100, "output": 50}),
-        max_retries=0,
-    )
+    client = gateway.openai({"input": 100, "output": 50})
     raw = client.chat.completions.with_raw_response.create(
         model="gpt-4o", max_tokens=60, messages=[{"role": "user", "content": "hi"}]
     )

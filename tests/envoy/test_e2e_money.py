@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import anthropic
-import openai
 import pytest
 
 from tests.e2e_kit import CLAUDE_SONNET_4_6, GPT_4O_MINI, POLICIES, Gateway, cost
@@ -29,17 +27,6 @@ def gateway(running: RunningStack, request: pytest.FixtureRequest) -> Iterator[G
     gateway = Gateway(running, request.node.name.replace("[", "-").strip("]"))
     yield gateway
     gateway.close()
-
-
-def openai_client(gateway: Gateway, usage: object) -> openai.OpenAI:
-    base = f"{gateway.stack.listen}/v1"
-    return openai.OpenAI(base_url=base, api_key="sk-client", default_headers=gateway.headers(usage), max_retries=0)
-
-
-def anthropic_client(gateway: Gateway, usage: object) -> anthropic.Anthropic:
-    return anthropic.Anthropic(
-        base_url=gateway.stack.listen, api_key="sk-client", default_headers=gateway.headers(usage), max_retries=0
-    )
 
 
 def assert_charged(gateway: Gateway, expected_nanodollars: int, usage: dict[str, int]) -> dict[str, Any]:
@@ -65,7 +52,7 @@ ANTHROPIC_COUNTS = {
 
 def test_openai_plain(gateway: Gateway) -> None:
     """A plain chat completion is charged exactly what its usage costs (T37, T41)."""
-    answer = openai_client(gateway, OPENAI_USAGE).chat.completions.create(
+    answer = gateway.openai(OPENAI_USAGE).chat.completions.create(
         model="gpt-4o-mini", messages=[{"role": "user", "content": "hi"}]
     )
 
@@ -81,7 +68,7 @@ def test_openai_plain(gateway: Gateway) -> None:
 def test_openai_streamed(gateway: Gateway, asks_usage: bool) -> None:
     """A stream is charged exactly, and shows the usage chunk only to a client that asked for it (T33)."""
     options: Any = {"stream_options": {"include_usage": True}} if asks_usage else {}
-    stream = openai_client(gateway, OPENAI_USAGE).chat.completions.create(
+    stream = gateway.openai(OPENAI_USAGE).chat.completions.create(
         model="gpt-4o-mini", messages=[{"role": "user", "content": "hi"}], stream=True, **options
     )
     chunks = list(stream)
@@ -94,7 +81,7 @@ def test_openai_streamed(gateway: Gateway, asks_usage: bool) -> None:
 
 def test_anthropic_plain(gateway: Gateway) -> None:
     """A plain message is charged exactly, each kind of cache token at its own rate (T36, T39)."""
-    anthropic_client(gateway, ANTHROPIC_USAGE).messages.create(
+    gateway.anthropic(ANTHROPIC_USAGE).messages.create(
         model="claude-sonnet-4-6", max_tokens=500, messages=[{"role": "user", "content": "hi"}]
     )
 
@@ -103,7 +90,7 @@ def test_anthropic_plain(gateway: Gateway) -> None:
 
 def test_anthropic_streamed(gateway: Gateway) -> None:
     """A streamed message takes the last cumulative usage, never the placeholder, never a sum (T31, T46, T47)."""
-    client = anthropic_client(gateway, ANTHROPIC_USAGE)
+    client = gateway.anthropic(ANTHROPIC_USAGE)
     with client.messages.stream(
         model="claude-sonnet-4-6", max_tokens=500, messages=[{"role": "user", "content": "hi"}]
     ) as stream:
@@ -115,7 +102,7 @@ def test_anthropic_streamed(gateway: Gateway) -> None:
 
 def test_the_provider_sees_neither_the_clients_credential_nor_our_headers(gateway: Gateway) -> None:
     """Client credentials, `x-tfy-*` and `x-tollgate-*` end at the gateway; the client's own options survive."""
-    openai_client(gateway, {"input": 1, "output": 1}).chat.completions.create(
+    gateway.openai({"input": 1, "output": 1}).chat.completions.create(
         model="openai-main/gpt-4o-mini",
         messages=[{"role": "user", "content": gateway.cost_center}],
         temperature=0.25,
@@ -135,8 +122,7 @@ def test_the_provider_sees_neither_the_clients_credential_nor_our_headers(gatewa
 @pytest.mark.parametrize("base", ["/api/llm", "/api/inference/openai", "/api/llm/api/inference/openai"])
 def test_truefoundry_base_paths(gateway: Gateway, base: str) -> None:
     """A base-URL change is all a migration needs."""
-    headers = gateway.headers({"input": 100, "output": 10})
-    client = openai.OpenAI(base_url=gateway.stack.listen + base, api_key="k", default_headers=headers, max_retries=0)
+    client = gateway.openai({"input": 100, "output": 10}, base=base)
     client.chat.completions.create(model="openai-main/gpt-4o-mini", messages=[{"role": "user", "content": "hi"}])
 
     assert_charged(gateway, cost(GPT_4O_MINI, input_uncached=100, output=10), {"input_uncached": 100, "output": 10})

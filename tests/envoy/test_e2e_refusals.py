@@ -151,9 +151,7 @@ def test_the_openai_sdk_raises_rate_limit_error_and_does_not_retry(gateway: Gate
     first = gateway.chat(usage={"input": 1_000, "output": 1_500}, max_tokens=1_500)
     assert first.status_code == 200
     gateway.resolved()
-    client = openai.OpenAI(
-        base_url=f"{gateway.stack.listen}/v1", api_key="k", default_headers=gateway.headers(), max_retries=2
-    )
+    client = gateway.openai(retries=2)
 
     with pytest.raises(openai.RateLimitError) as refused:
         client.chat.completions.create(model="gpt-4o-mini", messages=[{"role": "user", "content": "hi"}])
@@ -173,9 +171,7 @@ def test_the_openai_sdk_raises_rate_limit_error_and_does_not_retry(gateway: Gate
 def test_the_anthropic_sdk_raises_rate_limit_error_for_streams_too(gateway: Gateway) -> None:
     """A refused stream is a 429 with the same body, never a 200 stream."""
     gateway.tags["size"] = "small"
-    client = anthropic.Anthropic(
-        base_url=gateway.stack.listen, api_key="k", default_headers=gateway.headers(), max_retries=2
-    )
+    client = gateway.anthropic(retries=2)
 
     with pytest.raises(anthropic.RateLimitError) as refused:
         client.messages.create(
@@ -189,8 +185,8 @@ def test_the_anthropic_sdk_raises_rate_limit_error_for_streams_too(gateway: Gate
 
 def test_both_sdks_raise_bad_request_error_with_our_detail(gateway: Gateway) -> None:
     """A 400 of ours is the SDK's BadRequestError, message included."""
-    openai_client = openai.OpenAI(base_url=f"{gateway.stack.listen}/v1", api_key="k", max_retries=0)
-    anthropic_client = anthropic.Anthropic(base_url=gateway.stack.listen, api_key="k", max_retries=0)
+    openai_client = gateway.openai(tagged=False)
+    anthropic_client = gateway.anthropic(tagged=False)
 
     with pytest.raises(openai.BadRequestError, match="cost_center"):
         openai_client.chat.completions.create(model="gpt-4o-mini", messages=[{"role": "user", "content": "hi"}])
