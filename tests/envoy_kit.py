@@ -35,6 +35,7 @@ from ext_proc.wire.processing_mode_pb2 import ProcessingMode
 TIMEOUT_SECONDS = 20.0
 SCRIPT_HEADER = "x-script"
 MAX_MESSAGE_BYTES = 80 << 20
+LARGE_ANSWER = b'{"model": "large", "usage": {"prompt_tokens": 3, "completion_tokens": 4}, "padding": "%s"}'
 
 
 def headers_of(header_map: core_pb2.HeaderMap) -> dict[str, str]:
@@ -344,6 +345,10 @@ class ScriptedProvider:
                 return web.Response()
             case "stream":
                 return await self._stream(request, script, headers)
+            case "body":
+                return web.Response(body=script["body"].encode("latin-1"), headers=headers)
+            case "large":
+                return web.Response(body=LARGE_ANSWER % (b"x" * script["bytes"]), headers=headers)
             case _:
                 return web.json_response(
                     {"from": "provider"}, status=script.get("provider_status", 200), headers=headers

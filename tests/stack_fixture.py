@@ -213,3 +213,10 @@ def stack(tmp_path: Path) -> Iterator[StackFactory]:
             )
 
         yield start
+
+
+@pytest.fixture(scope="module", params=["stream", "native"])
+def metering(request: pytest.FixtureRequest) -> str:
+    """Both ways of metering: what is true of money is true in both."""
+    way: str = request.param
+    return way

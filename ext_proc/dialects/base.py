@@ -12,13 +12,25 @@ from urllib.parse import quote, unquote
 
 from ext_proc.dialects import error_body, jsonbody
 from ext_proc.dialects.errors import DialectError
-from ext_proc.dialects.interface import Meter, RequestFacts, Rewrite
+from ext_proc.dialects.interface import Meter, Reading, RequestFacts, Rewrite
 from ext_proc.dialects.meter import make_meter
-from ext_proc.dialects.tally import ResponseShape
-from ext_proc.dialects.usage_paths import UsageTable
+from ext_proc.dialects.tally import ResponseShape, Tally
+from ext_proc.dialects.usage_paths import UsageTable, native_document
 from ext_proc.pricing.price import INPUT_KINDS
 from ext_proc.pricing.usage import Usage
 from ext_proc.refusal import Refusal
+
+_BYTES_PER_OUTPUT_TOKEN = 64
+"""Of JSON, escapes included: the longest tokens of public vocabularies are runs of blanks."""
+
+_BYTES_PER_PROMPT_BYTE = 3
+"""Of JSON: some APIs repeat the prompt in the answer, escaped where the request was not."""
+
+_MORE_THAN_TEXT = (
+    *("logprobs", "top_logprobs", "include", "audio", "modalities"),  # kilobytes for every token, or sound
+    *("context_management", "fallbacks", "mcp_servers", "container"),  # several inferences, listed in an array
+)
+"""Fields of requests whose answers are more than one text with one usage object."""
 
 _TEXT_KINDS = frozenset({"input_uncached", "cache_read", "cache_write_5m", "cache_write_1h", "tool_prompt"})
 """Without media or references the input is text."""
@@ -31,12 +43,18 @@ class BaseDialect:
     operation: str = "chat"
     default_account: str
     shape: ResponseShape
+    speaks_json: bool = True  # plain JSON and server-sent events, in one shape for all models
     path_model: re.Pattern[str] | None = None  # where the path names the model: the group `model`
 
     @property
     def usage_table(self) -> UsageTable:
         """Which JSON path of a response feeds which count."""
         return self.shape.table
+
+    @property
+    def is_native(self) -> bool:
+        """Whether Envoy's own parsers can read what its answers report."""
+        return self.speaks_json and self.shape.table.is_native
 
     def read_request(self, body: bytes, *, path: str = "") -> RequestFacts:
         """Parse a request body. Raises `DialectError` naming the field and the cure."""
@@ -93,6 +111,23 @@ class BaseDialect:
     def usage_from_counts(self, counts: Mapping[str, int]) -> Usage:
         """The normal form of what the paths of `usage_table` report."""
         return self.shape.usage_from_counts(counts)
+
+    def native_answer_bytes(self, facts: RequestFacts, output_limit: int) -> int | None:
+        """How large an answer may be that Envoy's own parsers can read; None where they cannot.
+
+        They follow paths through objects, and cannot count. What is not in the body (a search, a stored prompt) may be
+        billed by what stands in an array of the answer, and may bring answers of any size.
+        """
+        more = facts.external_inputs or any(facts.document.get(name) for name in _MORE_THAN_TEXT)
+        if more or not self.is_native:
+            return None
+        return _BYTES_PER_PROMPT_BYTE * facts.prompt_bytes + _BYTES_PER_OUTPUT_TOKEN * output_limit
+
+    def native_reading(self, reported: Mapping[str, object]) -> Reading:
+        """What Envoy's own parsers found."""
+        tally = Tally(self.shape)
+        tally.take(native_document(reported))
+        return tally.reading()
 
     def error_body(self, refusal: Refusal) -> dict[str, object]:
         """The refusal in this dialect's error shape; OpenAI's, where nothing else is said."""

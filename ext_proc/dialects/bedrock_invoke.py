@@ -78,6 +78,7 @@ class BedrockInvoke(BaseDialect):
     default_account = "bedrock-main"
     shape = SHAPE
     path_model = MODEL_IN_PATH
+    speaks_json = False  # streams are binary, and every family of models has a shape of its own
 
     def facts(self, document: jsonbody.Document, path: str) -> RequestFacts:
         """The facts of a parsed body."""

@@ -119,6 +119,11 @@ class Dialect(Protocol):
         ...
 
     @property
+    def is_native(self) -> bool:
+        """Whether Envoy's own parsers can read what its answers report."""
+        ...
+
+    @property
     def usage_table(self) -> UsageTable:
         """Which JSON path of a response feeds which count: Envoy's native filters are generated from it."""
         ...
@@ -144,6 +149,17 @@ class Dialect(Protocol):
 
     def usage_from_counts(self, counts: Mapping[str, int]) -> Usage:
         """The normal form of the counts `usage_table` names, whoever read them."""
+        ...
+
+    def native_answer_bytes(self, facts: RequestFacts, output_limit: int) -> int | None:
+        """How large an answer to this request may be, for Envoy's own parsers to read; None: it is not theirs to read.
+
+        `output_limit` in tokens, all choices together.
+        """
+        ...
+
+    def native_reading(self, reported: Mapping[str, object]) -> Reading:
+        """What Envoy's own parsers found: the value at each path of `usage_table`, by the path's `native_key`."""
         ...
 
     def error_body(self, refusal: Refusal) -> dict[str, object]:

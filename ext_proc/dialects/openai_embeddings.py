@@ -22,6 +22,12 @@ SHAPE = ResponseShape(
 )
 
 
+_VECTOR_MAX = 4096
+"""Elements of the longest vectors in use; OpenAI's have 3072."""
+
+_BYTES_PER_ELEMENT = 24  # of JSON: a double with its sign, exponent and comma
+
+
 class OpenAIEmbeddings(BaseDialect):
     """`POST /v1/embeddings`."""
 
@@ -45,3 +51,9 @@ class OpenAIEmbeddings(BaseDialect):
             wants_usage=True,
             document=document,
         )
+
+    def native_answer_bytes(self, facts: RequestFacts, output_limit: int) -> int | None:
+        """A vector for each text."""
+        del output_limit
+        texts = read_text_input(facts.document, "input").texts
+        return texts * max(_VECTOR_MAX, jsonbody.optional_count(facts.document, "dimensions") or 0) * _BYTES_PER_ELEMENT

@@ -16,6 +16,7 @@ from ext_proc.dialects.openai_completions import OpenAICompletions
 from ext_proc.dialects.openai_embeddings import OpenAIEmbeddings
 from ext_proc.dialects.openai_responses import OpenAIResponses
 from ext_proc.dialects.rerank import Rerank
+from ext_proc.dialects.usage_paths import UsageTable
 from ext_proc.dialects.vertex import VertexAnthropic, VertexGemini
 
 BASE_PATHS = ("/api/llm/api/inference/openai", "/api/inference/openai", "/api/llm")
@@ -89,6 +90,11 @@ def dialect(name: str) -> Dialect:
 def dialect_names() -> tuple[str, ...]:
     """Every dialect."""
     return tuple(_DIALECTS)
+
+
+def native_tables() -> tuple[UsageTable, ...]:
+    """The usage tables of all dialects whose answers Envoy's own parsers can read."""
+    return tuple(dict.fromkeys(speaker.usage_table for speaker in _DIALECTS.values() if speaker.is_native))
 
 
 def dialect_for_path(path: str) -> Dialect:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import orjson
+
 COUNT_MAX = 1 << 40
 """A count beyond this is a broken provider, not usage: it is treated as absent."""
 
@@ -53,9 +55,52 @@ class UsageTable:
             places.setdefault(entry.path[:cut], []).append((entry.count, entry.path[cut:]))
         object.__setattr__(self, "by_place", tuple((place, tuple(entries)) for place, entries in places.items()))
 
+    @property
+    def is_native(self) -> bool:
+        """Whether Envoy's filters can follow every path."""
+        return all(entry.is_native for entry in self.counts)
+
+    @property
+    def texts(self) -> tuple[tuple[str, ...], ...]:
+        """Where what is not a count stands: model, service tier, place."""
+        return (*self.served_model, *self.service_tier, *self.geo)
+
     def prefixes(self) -> tuple[tuple[str, ...], ...]:
         """The distinct places where the usage object may stand, the root key included."""
         return tuple(place for place, _ in self.by_place if place and place[-1] == self.root)
+
+
+def native_key(path: tuple[str, ...]) -> str:
+    """The metadata key of what Envoy's filters found at a path. It is the path: what count it is, the dialect knows."""
+    return ".".join(path)
+
+
+def native_document(reported: Mapping[str, object]) -> dict[str, object]:
+    """The part of an answer that Envoy's filters found, by `native_key`, as the document it stood in.
+
+    They give a number or a text as it is, and the object of a streamed event as JSON text.
+    """
+    document: dict[str, object] = {}
+    for key, value in reported.items():
+        *above, last = key.split(".")
+        place = document
+        for name in above:
+            inner = place.setdefault(name, {})
+            if not isinstance(inner, dict):
+                break
+            place = inner
+        else:
+            place[last] = _object(value)
+    return document
+
+
+def _object(value: object) -> object:
+    if not isinstance(value, str) or not value.startswith("{"):
+        return value
+    try:
+        return orjson.loads(value)
+    except ValueError:
+        return value
 
 
 def paths(count_paths: Mapping[str, str], *, below: str) -> tuple[CountPath, ...]:

@@ -15,6 +15,7 @@ from ext_proc.envoy_config.settings import EnvoySettings, find_ca_bundle
 from ext_proc.envoy_config.variants import RUN_DIRECTORY, VARIANTS
 from ext_proc.policy.errors import PolicySetError
 from ext_proc.policy.loader import load
+from ext_proc.server.settings import Metering
 
 HEADING = "# Rendered by `python -m ext_proc.envoy_config examples`; a test holds the two together. Do not edit.\n"
 ADMIN_SOCKET = f"unix:{RUN_DIRECTORY}/envoy-admin.sock"
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--socket-dir", required=True, metavar="DIR", help="as of tollgate serve")
     one.add_argument("--workers", type=int, required=True, metavar="N", help="as of tollgate serve")
     one.add_argument("--hold-lease", type=int, default=120, metavar="SECONDS", help="as of tollgate serve (120)")
+    one.add_argument("--metering", type=Metering, choices=list(Metering), default=Metering.STREAM, help="as of serve")
     one.add_argument("--upstream", action="append", default=[], metavar="ACCOUNT=URL", help="as of tollgate serve")
     one.add_argument("--listen", default="0.0.0.0:10000", metavar="HOST:PORT", help="for clients (0.0.0.0:10000)")
     one.add_argument("--admin", default=ADMIN_SOCKET, metavar="ADDRESS", help=f"Envoy's own ({ADMIN_SOCKET})")
@@ -80,6 +82,7 @@ def _render(args: argparse.Namespace) -> int:
             listen_port=listen.port_value,
             admin=args.admin,
             hold_lease_seconds=args.hold_lease,
+            metering=args.metering,
             ca_bundle=find_ca_bundle(),
         )
     )

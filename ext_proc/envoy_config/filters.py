@@ -1,4 +1,4 @@
-"""The HTTP filters, in the order of the request: admit, meter, strip, router."""
+"""The HTTP filters, in the order of the request: admit, meter, Envoy's own parsers, strip, router."""
 
 from __future__ import annotations
 
@@ -45,10 +45,12 @@ from ext_proc.envoy_config.contract import (
     ROLE_KEY,
     TRY_ROLE,
 )
+from ext_proc.envoy_config.native import native_filters
 from ext_proc.envoy_config.parts import grpc, packed, seconds
 from ext_proc.envoy_config.settings import RESERVED_PREFIX, EnvoySettings
 from ext_proc.exchange.chain import CHAIN_NAMESPACE, TRIED_NAMESPACE
 from ext_proc.exchange.ticket import ANSWER_NAMESPACE, NAMESPACE
+from ext_proc.server.settings import Metering
 
 METER_FILTER = "tollgate.meter"
 WORKERS_CLUSTER = f"{RESERVED_PREFIX}workers"
@@ -69,6 +71,7 @@ def build_filters(settings: EnvoySettings) -> list[HttpFilter]:
     return [
         HttpFilter(name="tollgate.admit", typed_config=packed(admit_filter(settings))),
         HttpFilter(name=METER_FILTER, typed_config=packed(meter_filter(settings))),
+        *(native_filters() if settings.metering is Metering.NATIVE else ()),
         HttpFilter(name="tollgate.strip", typed_config=packed(strip_filter())),
         HttpFilter(name="envoy.filters.http.router", typed_config=packed(Router(suppress_envoy_headers=True))),
     ]

@@ -17,9 +17,11 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
 from ext_proc.envoy_config.contract import ANSWER_HEADERS, CLUSTER_HEADER, METER_HEADER, METER_NATIVE, METER_STREAM
 from ext_proc.envoy_config.filters import meter_disabled
+from ext_proc.envoy_config.native import reads_json
 from ext_proc.envoy_config.parts import seconds
 from ext_proc.envoy_config.settings import NO_CLUSTER, EnvoySettings
 from ext_proc.exchange.ticket import ANSWER_NAMESPACE
+from ext_proc.server.settings import Metering
 
 
 def build_routes(settings: EnvoySettings) -> RouteConfiguration:
@@ -45,6 +47,8 @@ def native_route(settings: EnvoySettings) -> Route:
     """The answer passes no Python."""
     route = _account_route(settings, METER_NATIVE)
     route.typed_per_filter_config = meter_disabled()
+    if settings.metering is Metering.NATIVE:
+        route.typed_per_filter_config |= reads_json()
     return route
 
 

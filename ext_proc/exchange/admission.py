@@ -169,7 +169,8 @@ class Admission:
             return State.GONE, (self._give_back(),) if reply.code in _MAY_BE_HELD else ()
         settings = self.terms.snapshot.settings
         if reply.code in _GRANTED:
-            forward = answers.forward(self._proposal, reply, self._head, settings, self.request_id)
+            native = self.terms.native
+            forward = answers.forward(self._proposal, reply, self._head, settings, self.request_id, native=native)
             audited = (Observe(Observation.AUDITED, rule) for rule in forward.ticket.would_refuse)
             return State.FORWARDED, (*audited, forward)
         if reply.code is Code.REFUSED:

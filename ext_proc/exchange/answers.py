@@ -26,6 +26,10 @@ from ext_proc.routing.virtual_models import Member
 CLIENT_CREDENTIALS = (*CREDENTIAL_HEADERS, CERTIFICATE_HEADER, "proxy-authorization", "cookie")
 """Headers that may carry a client's credential: they never reach a provider, unless its account is used with them."""
 
+NATIVE_ANSWER_BYTES_MAX = 8 << 20
+"""Above what a model can write within its longest output; far below what Envoy may buffer, past which it would answer
+500 in place of an answer that was paid for."""
+
 RECOGNISED_TFY_HEADERS = frozenset(
     {
         "x-tfy-metadata",
@@ -69,8 +73,14 @@ def headers_to_remove(head: RequestHead, metadata_header: str, *, client_credent
     )
 
 
-def forward(proposal: Proposal, reply: HoldReply, head: RequestHead, settings: Settings, request_id: str) -> Forward:
-    """The answer to a granted hold: rewrite what the granted plan asks for, and hand out the ticket."""
+def forward(
+    proposal: Proposal, reply: HoldReply, head: RequestHead, settings: Settings, request_id: str, *, native: bool
+) -> Forward:
+    """The answer to a granted hold: rewrite what the granted plan asks for, and hand out the ticket.
+
+    `native`: Envoy's own parsers are there to read the usage. They hide nothing from the client, keep a whole answer in
+    memory, and do not know which attempt they read, so they are given only what they can take.
+    """
     candidate = proposal.candidates[reply.plan_index]
     facts = proposal.facts
     granted_limit = reply.output_limit // facts.choices
@@ -79,6 +89,11 @@ def forward(proposal: Proposal, reply: HoldReply, head: RequestHead, settings: S
     asks_usage = facts.stream and not facts.wants_usage
     downgraded = candidate.target != proposal.candidates[0].target
     verdict = "downgrade" if downgraded else "clamp" if clamped else "pass"
+    limit = granted_limit if inject else None
+    removed = headers_to_remove(
+        head, settings.metadata_header, client_credential=candidate.target.account.client_credential
+    )
+    chain = _chain(proposal, candidate, reply, removed=removed, output_limit=limit, request_id=request_id)
     ticket = Ticket(
         hold_id=proposal.hold.hold_id,
         dialect=proposal.dialect.name,
@@ -93,13 +108,9 @@ def forward(proposal: Proposal, reply: HoldReply, head: RequestHead, settings: S
         hide_usage=asks_usage,
         labels=metric_labels(proposal, settings),
         would_refuse=would_refuse(proposal, reply),
+        native=native and chain is None and not asks_usage and _is_small(proposal, reply.output_limit),
         store_failed=reply.stamp is None,
     )
-    limit = granted_limit if inject else None
-    removed = headers_to_remove(
-        head, settings.metadata_header, client_credential=candidate.target.account.client_credential
-    )
-    chain = _chain(proposal, candidate, reply, removed=removed, output_limit=limit, request_id=request_id)
     member = proposal.routed.options[0].member if not downgraded else None
     sent = outgoing(
         proposal.dialect,
@@ -168,6 +179,11 @@ def _chain(
 
 def _overridden(member: Member | None) -> bool:
     return member is not None and bool(member.override_params)
+
+
+def _is_small(proposal: Proposal, output_limit: int) -> bool:
+    size = proposal.dialect.native_answer_bytes(proposal.facts, output_limit)
+    return size is not None and size <= NATIVE_ANSWER_BYTES_MAX
 
 
 def refuse(refusal: Refusal, dialect: Dialect, settings: Settings, request_id: str) -> Refuse:

@@ -1,6 +1,7 @@
 """What an attempt is charged, by how it ended: the table of the design's section on settling, as two functions.
 
-`by_reading` is what meter knows (the body), `by_record` what the access log record knows (flags, byte counts, times).
+`by_reading` is what meter knows (the body), `by_record` what the access log record knows (flags, byte counts, times,
+and the usage where Envoy's own parsers read it).
 
 | how it ended                                                   | charged at                         | basis     |
 |----------------------------------------------------------------|------------------------------------|-----------|
@@ -17,6 +18,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from ext_proc.dialects import registry
 from ext_proc.dialects.interface import Reading
 from ext_proc.exchange.bounds import CHARGE_BYTES_PER_TOKEN_MILLI, TOKENS_PER_SECOND, tokens_of
 from ext_proc.exchange.events import EndRecord, ResponseHead
@@ -40,31 +42,22 @@ def by_reading(ticket: Ticket, head: ResponseHead, reading: Reading, now_us: int
         "ttft_ms": _elapsed_ms(ticket, head.now_us),
         "duration_ms": _elapsed_ms(ticket, now_us),
     }
-    if reading.served_model is not None:
-        ending["reported_model"] = reading.served_model
-    if reading.service_tier is not None:
-        ending["service_tier"] = reading.service_tier
-        ticket = replace(ticket, price=ticket.price.served_by(reading.service_tier))
-    if reading.geo is not None:
-        ending["geo"] = reading.geo
-        ticket = replace(ticket, price=ticket.price.served_in(reading.geo))
+    ticket, ending = _served(ticket, reading, ending)
     usage = reading.usage
-    if head.status >= _ERROR and (usage is None or not (usage.input_tokens or usage.output_tokens)):
+    if head.status >= _ERROR and not _is_billed(usage):
         return _release(ticket, requests=1, ending=ending)
     if usage is not None and reading.output_known:
         basis = Basis.ESTIMATED if cut and not reading.finished else Basis.REPORTED
         if basis is Basis.ESTIMATED:
             usage = replace(usage, output=max(usage.output, _passed(reading)))
             return _settle(ticket, usage, basis, ending)
-        if reading.other_models:  # the ticket has the price of one model: what theirs costs is an estimate
-            basis, ending["other_models"] = Basis.ESTIMATED, reading.other_models
-        return _settle(ticket, usage, basis, ending, parts=tuple(part.usage for part in reading.parts))
+        return _settle_reported(ticket, usage, reading, ending)
     known = usage if usage is not None else Usage(input_uncached=ticket.input_tokens)
     return _settle(ticket, replace(known, output=max(1, _passed(reading))), Basis.ESTIMATED, ending)
 
 
 def by_record(ticket: Ticket, record: EndRecord) -> Resolution:
-    """Resolve from the end record alone: meter did not see the body, or could not tell who cut it."""
+    """Resolve from the end record: Envoy's own parsers read the body, or meter did not or could not tell who cut it."""
     ending: dict[str, object] = {
         "status": record.status,
         "ended": _ended(record),
@@ -77,16 +70,46 @@ def by_record(ticket: Ticket, record: EndRecord) -> Resolution:
         if record.client_gone or record.timed_out:
             return _settle(ticket, _while_waiting(ticket, record), Basis.ESTIMATED, ending)
         return _release(ticket, requests=1, ending=ending)
-    cut = record.client_gone or record.timed_out or record.upstream_failed
-    if record.status >= _ERROR and not cut:
+    reading = registry.dialect(ticket.dialect).native_reading(record.reported)
+    ticket, ending = _served(ticket, reading, ending)
+    usage = reading.usage
+    if record.status >= _ERROR and not record.is_cut and not _is_billed(usage):
         return _release(ticket, requests=1, ending=ending)
+    if usage is not None and reading.output_known:
+        if record.is_cut:
+            return _settle(ticket, usage, Basis.ESTIMATED, ending)
+        return _settle_reported(ticket, usage, reading, ending)
     if record.upstream_body_bytes == 0:
         if record.upstream_failed:
             return _release(ticket, requests=1, ending=ending)
         return _settle(ticket, _while_waiting(ticket, record), Basis.ESTIMATED, ending)
     per_token = EVENT_BYTES_PER_TOKEN_MILLI if ticket.stream else CHARGE_BYTES_PER_TOKEN_MILLI
     output = _within_limit(ticket, tokens_of(record.upstream_body_bytes, per_token))
-    return _settle(ticket, Usage(input_uncached=ticket.input_tokens, output=output), Basis.ESTIMATED, ending)
+    known = usage if usage is not None else Usage(input_uncached=ticket.input_tokens)
+    return _settle(ticket, replace(known, output=max(known.output, output)), Basis.ESTIMATED, ending)
+
+
+def _served(ticket: Ticket, reading: Reading, ending: dict[str, object]) -> tuple[Ticket, dict[str, object]]:
+    """The ticket at the price of where and how it was served, and what the answer says of that."""
+    named = {"reported_model": reading.served_model, "service_tier": reading.service_tier, "geo": reading.geo}
+    price = ticket.price
+    if reading.service_tier is not None:
+        price = price.served_by(reading.service_tier)
+    if reading.geo is not None:
+        price = price.served_in(reading.geo)
+    said = {name: value for name, value in named.items() if value is not None}
+    return replace(ticket, price=price), ending | said
+
+
+def _settle_reported(ticket: Ticket, usage: Usage, reading: Reading, ending: dict[str, object]) -> Resolution:
+    basis = Basis.REPORTED
+    if reading.other_models:  # the ticket has the price of one model: what theirs costs is an estimate
+        basis, ending = Basis.ESTIMATED, ending | {"other_models": reading.other_models}
+    return _settle(ticket, usage, basis, ending, parts=tuple(part.usage for part in reading.parts))
+
+
+def _is_billed(usage: Usage | None) -> bool:
+    return usage is not None and bool(usage.input_tokens or usage.output_tokens)
 
 
 def by_failure(ticket: Ticket, status: int, now_us: int, *, sent: bool, timed_out: bool = False) -> Resolution:

@@ -6,7 +6,7 @@ Times are Redis time in microseconds and ids come in as values: the machines kno
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from ext_proc.ledger.interface import HoldReply
@@ -79,7 +79,8 @@ class EndRecord:
     `client_gone` and `timed_out`: the response flags say that the client left, or that a time limit of ours struck.
     `upstream_failed`: the connection to the provider could not be made or was lost. `status` is what the client got: an
     answer that was cut before Envoy passed its head on becomes Envoy's own 502. `upstream_body_bytes` came from the
-    provider, whoever got them. Durations are in microseconds.
+    provider, whoever got them. Durations are in microseconds. `reported` is what Envoy's own parsers read in the
+    answer, by the paths of the dialects' usage tables.
     """
 
     status: int
@@ -91,6 +92,12 @@ class EndRecord:
     upstream_body_bytes: int
     duration_us: int
     first_byte_us: int | None
+    reported: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it ended before it was over."""
+        return self.client_gone or self.timed_out or self.upstream_failed
 
 
 AdmissionEvent = RequestHead | RequestBody | HoldAnswered | StreamEnded

@@ -84,7 +84,9 @@ class Settlement:
             case StreamEnded():
                 return self._on_cut(event)
             case EndRecord():
-                return State.RESOLVED, (self._resolve(charging.by_record(self.ticket, event)),)
+                resolution = charging.by_record(self.ticket, event)
+                missing = self.ticket.native and resolution.basis is Basis.ESTIMATED and not event.is_cut
+                return State.RESOLVED, (Resolve(self.ticket, resolution, missing),)
 
     def _on_head(self, head: ResponseHead) -> tuple[State, tuple[SettlementEffect, ...]]:
         self._head = head

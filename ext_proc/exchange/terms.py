@@ -34,6 +34,7 @@ class Terms:
     virtual_models: VirtualModels
     chains: Chains
     health: Health = NOTHING_KNOWN
+    native: bool = False  # whether Envoy's own parsers are there to read usage
 
     @classmethod
     def of(
@@ -43,9 +44,10 @@ class Terms:
         lease_ms: int,
         upstreams: Mapping[str, str] | None = None,
         identities: Identities | None = None,
+        native: bool = False,
     ) -> Self:
         """The terms of a snapshot. `upstreams`: account → URL in place of its endpoint. `identities`: everybody who is
-        known; only those of the snapshot where it is left out.
+        known; only those of the snapshot where it is left out. `native`: see the field.
         """
         moved = upstreams or {}
         accounts = {
@@ -56,7 +58,7 @@ class Terms:
         known = identities or Identities.of(snapshot)
         models = VirtualModels.of(snapshot)
         chains = Chains.of(models, accounts)
-        return cls(snapshot, prices, accounts, Downgrades.of(snapshot), lease_ms, known, models, chains)
+        return cls(snapshot, prices, accounts, Downgrades.of(snapshot), lease_ms, known, models, chains, native=native)
 
 
 def upstream_path(account: ProviderAccount, path: str) -> str:

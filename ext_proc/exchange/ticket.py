@@ -15,6 +15,9 @@ from ext_proc.pricing.price import Price
 NAMESPACE = "tollgate"
 """The dynamic metadata namespace of the id, the worker's name and the ticket: forwarded to meter and logged."""
 
+USAGE_NAMESPACE = "tollgate.usage"
+"""The namespace where Envoy's own parsers put what they read in an answer, by path; logged only."""
+
 ANSWER_NAMESPACE = "tollgate.answer"
 """The namespace of response header values that Envoy adds itself; never forwarded, so it may be larger."""
 
@@ -42,6 +45,7 @@ class Ticket:
     labels: tuple[str, ...] = ()  # metric label values: user, tenant, then the configured metric_labels
     would_refuse: tuple[str, ...] = ()  # rules in audit mode that would have refused it
     began_ms: int = 0  # how long after the request was admitted this attempt began
+    native: bool = False  # Envoy's own parsers read the usage: the end record settles, no meter is waited for
     store_failed: bool = False  # admitted while Redis did not answer: its hold is in a worker's outage journal
 
     def encode(self) -> str:
@@ -56,7 +60,7 @@ class Ticket:
             self.input_tokens,
             self.output_limit,
             self.verdict,
-            int(self.stream) | int(self.hide_usage) << 1 | int(self.store_failed) << 2,
+            int(self.stream) | int(self.hide_usage) << 1 | int(self.store_failed) << 2 | int(self.native) << 3,
             [label[:MAX_LABEL_CHARS] for label in self.labels],
             [rule[:MAX_LABEL_CHARS] for rule in self.would_refuse[:MAX_AUDITED_RULES]],
             self.began_ms,
@@ -85,6 +89,7 @@ class Ticket:
                 would_refuse=tuple(would_refuse),
                 began_ms=began_ms,
                 store_failed=bool(flags & 4),
+                native=bool(flags & 8),
             )
         except (TypeError, KeyError, IndexError) as error:
             raise ValueError(f"not a ticket: {text[:80]!r}") from error

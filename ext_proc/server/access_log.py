@@ -1,7 +1,8 @@
 """The log role: Envoy's access log records, the universal end of every request.
 
-A record renews the lease of a running request, or ends it. Meter settles first where it can; what is still open two
-seconds after the end is settled from the record. An end without a ticket (admission died or was cancelled) leaves a
+A record renews the lease of a running request, or ends it. Where Envoy's own parsers read the usage, the record has it
+and settles at once. Elsewhere meter settles first where it can; what is still open two seconds after the end is settled
+from the record. An end without a ticket (admission died or was cancelled) leaves a
 tombstone, so that a hold that arrives later is never granted.
 """
 
@@ -76,7 +77,10 @@ class AccessLog:
         self._count(ticket, record)
         if self._worker.settler.knows(hold_id):
             return
-        self._wait(ticket, record)
+        if ticket.native:
+            self._settle(ticket, record)
+        else:
+            self._wait(ticket, record)
 
     def _wait(self, ticket: Ticket, record: EndRecord) -> None:
         loop = asyncio.get_running_loop()

@@ -132,7 +132,7 @@ class Admit:
         match effect:
             case Forward():
                 credential = worker.credential(effect.account, admission.terms)
-                return messages.forward(effect, credential, worker.settings.name, worker.metering)
+                return messages.forward(effect, credential, worker.settings.name)
             case PassUnmetered():
                 credential = worker.credential(effect.account, admission.terms)
                 return messages.pass_unmetered(effect, credential, has_body=admission.has_body)

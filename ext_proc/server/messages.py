@@ -14,7 +14,7 @@ from ext_proc.exchange.attempts import Send
 from ext_proc.exchange.chain import CHAIN_NAMESPACE, TRIED_NAMESPACE, Limits
 from ext_proc.exchange.effects import Forward, PassUnmetered, Refuse
 from ext_proc.exchange.events import EndRecord, RequestHead, ResponseHead
-from ext_proc.exchange.ticket import ANSWER_NAMESPACE, NAMESPACE
+from ext_proc.exchange.ticket import ANSWER_NAMESPACE, NAMESPACE, USAGE_NAMESPACE
 from ext_proc.identity.presented import CREDENTIAL_HEADERS
 from ext_proc.server.settings import Metering
 from ext_proc.wire import access_log_pb2 as log_pb
@@ -115,6 +115,7 @@ def end_record(entry: log_pb.HTTPAccessLogEntry) -> EndRecord:
         ),
         duration_us=common.duration.ToMicroseconds(),
         first_byte_us=first_byte.ToMicroseconds() if common.HasField("time_to_first_upstream_rx_byte") else None,
+        reported=_reported(common.metadata),
     )
 
 
@@ -125,14 +126,14 @@ def acknowledge_head(hold_id: str, worker: str) -> bytes:
     return response.SerializeToString()
 
 
-def forward(effect: Forward, credential: tuple[tuple[str, str], ...], worker: str, metering: Metering) -> bytes:
+def forward(effect: Forward, credential: tuple[tuple[str, str], ...], worker: str) -> bytes:
     """The answer to the request body: route, credential, changed body, and the ticket."""
     response = pb.ProcessingResponse()
     common = response.request_body.response
     common.clear_route_cache = True
     headers = [
         (CLUSTER_HEADER, effect.cluster or effect.account),
-        (METER_HEADER, metering.value),
+        (METER_HEADER, (Metering.NATIVE if effect.ticket.native else Metering.STREAM).value),
         *_limits(effect.limits),
     ]
     if effect.chain is not None:
@@ -222,6 +223,17 @@ def metadata_field(metadata: core_pb.Metadata, name: str, namespace: str = NAMES
     if not isinstance(struct, Struct) or name not in struct.fields:
         return ""
     return struct.fields[name].string_value
+
+
+def _reported(metadata: core_pb.Metadata) -> dict[str, object]:
+    """What Envoy's own parsers read in the answer."""
+    if USAGE_NAMESPACE not in metadata.filter_metadata:
+        return {}
+    struct = metadata.filter_metadata[USAGE_NAMESPACE]
+    return {
+        name: value.number_value if value.HasField("number_value") else value.string_value
+        for name, value in struct.fields.items()
+    }
 
 
 def _pairs(headers: core_pb.HeaderMap) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from ext_proc.identity.identities import Identities
 from ext_proc.policy.snapshot import Snapshot
 from ext_proc.policy.status_file import WorkerPolicy, write_status
 from ext_proc.policy.watch import Watcher
-from ext_proc.server.settings import WorkerSettings
+from ext_proc.server.settings import Metering, WorkerSettings
 from ext_proc.server.state import Worker
 
 _LOG = logging.getLogger(__name__)
@@ -35,7 +35,11 @@ steps. Ten thousand rules take seconds to load, and that much longer do not matt
 def terms_of(settings: WorkerSettings, snapshot: Snapshot, identities: Identities) -> Terms:
     """What requests are judged by under this snapshot."""
     return Terms.of(
-        snapshot, lease_ms=settings.hold_lease_seconds * 1_000, upstreams=settings.upstreams, identities=identities
+        snapshot,
+        lease_ms=settings.hold_lease_seconds * 1_000,
+        upstreams=settings.upstreams,
+        identities=identities,
+        native=settings.metering is Metering.NATIVE,
     )
 
 

@@ -12,7 +12,7 @@ from ext_proc.ledger.redis_ledger import RedisLedger
 from ext_proc.policy.watch import Watcher
 from ext_proc.server.credentials import Credentials
 from ext_proc.server.outage import Outage
-from ext_proc.server.settings import Metering, WorkerSettings
+from ext_proc.server.settings import WorkerSettings
 from ext_proc.server.settler import Settler
 from ext_proc.telemetry.metrics import Metrics
 
@@ -33,11 +33,6 @@ class Worker:
     credentials: Credentials
     watcher: Watcher
     directory: Directory
-
-    @property
-    def metering(self) -> Metering:
-        """How answers are metered. Every dialect is read by meter until Envoy's own parsers are configured for it."""
-        return Metering.STREAM
 
     def now_us(self) -> int:
         """Redis time, as far as this worker knows it."""

@@ -36,9 +36,11 @@ downgrades:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+def running(tmp_path_factory: pytest.TempPathFactory, metering: str) -> Iterator[RunningStack]:
     """One stack for the module."""
-    with running_stack(tmp_path_factory.mktemp("constrained"), {**POLICIES, "tight.yaml": BUDGETS}) as stack:
+    with running_stack(
+        tmp_path_factory.mktemp("constrained"), {**POLICIES, "tight.yaml": BUDGETS}, "--metering", metering
+    ) as stack:
         yield stack
 
 

@@ -22,9 +22,11 @@ HELD_OUTPUT = GPT_4O_MINI["output"] * LIMIT
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+def running(tmp_path_factory: pytest.TempPathFactory, metering: str) -> Iterator[RunningStack]:
     """One stack for the module, with the default hold lease of two minutes: nothing here may wait for expiry."""
-    with running_stack(tmp_path_factory.mktemp("interrupted"), POLICIES, "--workers", "2") as stack:
+    with running_stack(
+        tmp_path_factory.mktemp("interrupted"), POLICIES, "--workers", "2", "--metering", metering
+    ) as stack:
         yield stack
 
 
@@ -130,11 +132,20 @@ def test_a_missing_usage_is_estimated(gateway: Gateway, stream: bool) -> None:
 
 @pytest.mark.parametrize("behavior", [{"gzip": True}, {"crlf": True}, {"no_last_newline": True}, {"split_bytes": 3}])
 @pytest.mark.parametrize("stream", [False, True])
-def test_odd_framing_is_metered_exactly(gateway: Gateway, behavior: dict[str, Any], stream: bool) -> None:
-    """Compression, CR LF, a missing last newline and tiny chunks change nothing about the charge."""
+def test_odd_framing_is_metered_exactly(
+    gateway: Gateway, metering: str, behavior: dict[str, Any], stream: bool
+) -> None:
+    """Compression, CR LF, a missing last newline and tiny chunks change nothing about the charge.
+
+    But for one case: Envoy's own parsers do not inflate what a provider compressed without being asked to.
+    """
     gateway.chat(behavior=behavior, usage={"input": 100, "output": 50}, stream=stream)
 
     entry = settled(gateway)
+    if metering == "native" and behavior == {"gzip": True} and not stream:
+        assert entry["basis"] == "estimated"
+        assert entry["charge_nanodollars"] > 0
+        return
     assert entry["basis"] == "reported"
     assert entry["charge_nanodollars"] == cost(GPT_4O_MINI, input_uncached=100, output=50)
 

@@ -20,10 +20,12 @@ LEASE_SECONDS = 2
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+def running(tmp_path_factory: pytest.TempPathFactory, metering: str) -> Iterator[RunningStack]:
     """One stack whose holds are leased for two seconds only."""
     directory = tmp_path_factory.mktemp("leases")
-    with running_stack(directory, POLICIES, "--workers", "2", "--hold-lease", str(LEASE_SECONDS)) as stack:
+    with running_stack(
+        directory, POLICIES, "--workers", "2", "--hold-lease", str(LEASE_SECONDS), "--metering", metering
+    ) as stack:
         yield stack
 
 

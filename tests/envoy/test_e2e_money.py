@@ -15,9 +15,9 @@ pytestmark = pytest.mark.envoy
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+def running(tmp_path_factory: pytest.TempPathFactory, metering: str) -> Iterator[RunningStack]:
     """One stack for the module."""
-    with running_stack(tmp_path_factory.mktemp("money"), POLICIES) as stack:
+    with running_stack(tmp_path_factory.mktemp("money"), POLICIES, "--metering", metering) as stack:
         yield stack
 
 

@@ -29,9 +29,9 @@ TAGS_ONLY = {"policy.yaml": POLICIES["policy.yaml"].split("---", maxsplit=1)[0] 
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+def running(tmp_path_factory: pytest.TempPathFactory, metering: str) -> Iterator[RunningStack]:
     """One stack for the module."""
-    with running_stack(tmp_path_factory.mktemp("outage"), TAGS_ONLY, "--workers", "2") as stack:
+    with running_stack(tmp_path_factory.mktemp("outage"), TAGS_ONLY, "--workers", "2", "--metering", metering) as stack:
         yield stack
 
 

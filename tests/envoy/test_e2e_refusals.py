@@ -38,9 +38,11 @@ rules:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+def running(tmp_path_factory: pytest.TempPathFactory, metering: str) -> Iterator[RunningStack]:
     """One stack for the module, with small budgets and a slow lane."""
-    with running_stack(tmp_path_factory.mktemp("refusals"), {**POLICIES, "small.yaml": SMALL}) as stack:
+    with running_stack(
+        tmp_path_factory.mktemp("refusals"), {**POLICIES, "small.yaml": SMALL}, "--metering", metering
+    ) as stack:
         yield stack
 
 
