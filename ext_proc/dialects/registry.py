@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote
 
 from ext_proc.dialects.anthropic_messages import AnthropicCountTokens, AnthropicMessages
 from ext_proc.dialects.azure import AzureChat, AzureCompletions, AzureEmbeddings
@@ -80,6 +81,11 @@ def resolve(method: str, path: str) -> Endpoint | None:
         return None
     query = _KEY_PARAMETER.sub("", query).lstrip("&")
     return Endpoint(speaker, f"{upstream}?{query}" if query else upstream)
+
+
+def upstream_of(path: str) -> str:
+    """The provider's own path of any request, as the provider reads it: no base path, no query, escapes undone."""
+    return unquote(_without_base(path.partition("?")[0])).rstrip("/")
 
 
 def dialect(name: str) -> Dialect:

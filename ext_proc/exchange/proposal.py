@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-from ext_proc.dialects import registry
+from ext_proc.dialects import batch, registry
 from ext_proc.dialects.errors import DialectError
 from ext_proc.dialects.interface import Dialect, Endpoint, RequestFacts
 from ext_proc.exchange import request_refusals as refused
@@ -27,7 +27,7 @@ from ext_proc.identity.errors import MetadataError
 from ext_proc.identity.resolve import resolve_caller
 from ext_proc.ledger.interface import HoldRequest
 from ext_proc.policy.guardrails import GuardedRequest, GuardrailFinding
-from ext_proc.policy.snapshot import InvalidTag, MatchFacts, OnStoreFailure, Settings, Snapshot, TagFinding
+from ext_proc.policy.snapshot import Batch, InvalidTag, MatchFacts, OnStoreFailure, Settings, Snapshot, TagFinding
 from ext_proc.refusal import Refusal, RefusalType
 from ext_proc.routing.selection import draw_of
 
@@ -121,7 +121,10 @@ def understand(head: RequestHead, body: bytes, terms: Terms, draw: int = 0) -> U
     if isinstance(caller, Refusal):
         return caller
     if endpoint is None:
-        return _unmetered(head, terms.snapshot) or refused.unknown_path(head)
+        return _unmetered(head, terms.snapshot)
+    encoding = head.first.get("content-encoding", "").strip().lower()
+    if encoding not in {"", "identity"}:
+        return refused.encoded(encoding)
     try:
         facts = endpoint.dialect.read_request(body, path=endpoint.upstream_path)
     except DialectError as error:
@@ -233,11 +236,12 @@ def _series(caller: Caller, settings: Settings) -> tuple[tuple[str, str], ...]:
     return tuple((name, values[name]) for name in names if name in values)
 
 
-def _unmetered(head: RequestHead, snapshot: Snapshot) -> Unmetered | None:
-    path = head.path.partition("?")[0]
-    if not any(
-        path == allowed or path.startswith(allowed.rstrip("/") + "/") for allowed in snapshot.settings.unmetered_paths
-    ):
-        return None
+def _unmetered(head: RequestHead, snapshot: Snapshot) -> Unmetered | Refusal:
+    path, settings = head.path.partition("?")[0], snapshot.settings
+    batches_pass = settings.batch is Batch.ALLOW
+    if batch.starts_batch(head.method, path) and not batches_pass:
+        return refused.batch(head)
+    passes = batches_pass and batch.belongs_to_batch(path)
+    passes |= any(path == allowed or path.startswith(allowed.rstrip("/") + "/") for allowed in settings.unmetered_paths)
     account = registry.dialect_for_path(path).default_account
-    return Unmetered(account, head.path) if account in snapshot.accounts else None
+    return Unmetered(account, head.path) if passes and account in snapshot.accounts else refused.unknown_path(head)

@@ -31,6 +31,31 @@ def unknown_path(head: RequestHead) -> Refusal:
     )
 
 
+def batch(head: RequestHead) -> Refusal:
+    """A batch is handed in, and policy does not let it pass."""
+    path = head.path.partition("?")[0]
+    return Refusal(
+        type=RefusalType.NOT_ALLOWED,
+        status=HTTPStatus.FORBIDDEN,
+        message=f"{head.method} {path} belongs to a batch API: what it will cost can be neither held nor charged here.",
+        mitigation="Send the requests one by one, or have the platform team set `batch: allow` in the gateway-settings "
+        "document; batches then pass outside every budget.",
+        context={"path": path},
+        should_retry=False,
+    )
+
+
+def encoded(encoding: str) -> Refusal:
+    """The body is compressed."""
+    return Refusal(
+        type=RefusalType.INVALID_REQUEST,
+        status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        message=f"The request body is sent with content-encoding '{encoding[:64]}', which this gateway does not read.",
+        mitigation="Send the body uncompressed.",
+        should_retry=False,
+    )
+
+
 def invalid(refusal_type: RefusalType, message: str, cure: str) -> Refusal:
     """The tags or the body cannot be read."""
     return Refusal(refusal_type, HTTPStatus.BAD_REQUEST, message, cure, should_retry=False)

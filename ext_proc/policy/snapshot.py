@@ -15,6 +15,7 @@ from ext_proc.policy.fields import Located
 from ext_proc.policy.guardrails import GuardedRequest, GuardrailFinding, GuardrailSet
 from ext_proc.policy.rules import OverrideRuleSet, RuleSet, TagRuleSet
 from ext_proc.policy.terms import (
+    Batch,
     ConstrainAction,
     Constrained,
     DatedCost,
@@ -34,6 +35,7 @@ from ext_proc.policy.terms import (
 )
 
 __all__ = [
+    "Batch",
     "ConstrainAction",
     "Constrained",
     "DatedCost",

@@ -58,6 +58,13 @@ class Unpriced(StrEnum):
     FREE = "free"
 
 
+class Batch(StrEnum):
+    """Whether requests may be handed to a provider in batches, which no hold covers and no charge follows."""
+
+    REFUSE = "refuse"
+    ALLOW = "allow"
+
+
 class ErrorFormat(StrEnum):
     """The shape of `error` in a refusal: the caller's dialect, or a plain string."""
 
@@ -174,3 +181,4 @@ class Settings:
     top_consumer_by: tuple[str, ...] = ("pipeline", "agent_step", "repo", "user")
     series_tags: tuple[str, ...] = ("cost_center", "repo", "pipeline", "agent_step", "tenant")
     unmetered_paths: tuple[str, ...] = ()
+    batch: Batch = Batch.REFUSE

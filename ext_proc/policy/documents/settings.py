@@ -8,7 +8,7 @@ from typing import Literal
 
 from ext_proc.policy.fields import Located, Problem, optional, required
 from ext_proc.policy.scalars import shown
-from ext_proc.policy.terms import ErrorFormat, Settings, Unpriced
+from ext_proc.policy.terms import Batch, ErrorFormat, Settings, Unpriced
 
 _DEFAULTS = Settings()
 
@@ -63,6 +63,11 @@ class SettingsDocument(Located):
     )
     unmetered_paths: tuple[str, ...] = optional(
         "Path prefixes that pass without metering.", default=_DEFAULTS.unmetered_paths, example="[/v1/models]"
+    )
+    batch: Batch = optional(
+        "Batch APIs, whose requests are neither held nor charged: `refuse`, or `allow` them past every budget.",
+        default=_DEFAULTS.batch,
+        example="allow",
     )
 
     def problems(self) -> Iterator[Problem]:
