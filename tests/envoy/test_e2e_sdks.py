@@ -6,13 +6,15 @@ credential. Signing anew for Bedrock itself is not shown here: the mock provider
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 
 import httpx
+import openai
 import pytest
 
-from tests.e2e_kit import PATIENCE_SECONDS, POLICIES, Gateway
+from tests.e2e_kit import PATIENCE_SECONDS, POLICIES, Gateway, chat_body
 from tests.mock_process import running_mock
 from tests.sdk_talks import TALKS, Talk
 from tests.stack_fixture import RunningStack, running_stack
@@ -99,6 +101,46 @@ def test_the_bytes_are_the_providers_own(
     mine, theirs = plain_headers(through), plain_headers(without)
     assert mine.keys() == theirs.keys()
     assert all(mine[name] == theirs[name] for name in mine if "request-id" not in name and "trace-id" not in name)
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd"])
+def test_an_answer_that_cannot_be_read_is_charged_by_estimate(gateway: Gateway, encoding: str) -> None:
+    """A provider that compresses unasked is never free: its bytes are estimated, and counted as missing usage."""
+    body = b"x" * 4_000
+    behavior = {"headers": {"content-encoding": encoding}, "body": body.decode()}
+    with gateway.http.stream(
+        "POST", "/v1/chat/completions", json=chat_body(), headers=gateway.headers(behavior=behavior)
+    ) as answer:
+        assert b"".join(answer.iter_raw()) == body
+
+    (entry,) = gateway.resolved()
+    assert entry["basis"] == "estimated"
+    assert entry["usage"]["output"] == 1_000
+    assert entry["charge_nanodollars"] > 1_000 * 600
+    metrics = gateway.admin.get("/metrics").text
+    assert 'tollgate_usage_missing_total{model="openai-main/gpt-4o-mini"}' in metrics
+
+
+def test_a_compressed_request_is_refused_and_costs_nothing(gateway: Gateway) -> None:
+    """The refusal comes in the dialect, the provider sees nothing, and nothing is held."""
+    headers = gateway.headers() | {"content-encoding": "gzip", "content-type": "application/json"}
+    answer = gateway.http.post("/v1/messages", content=gzip.compress(b"{}"), headers=headers)
+
+    assert answer.status_code == 415
+    assert "gzip" in answer.json()["error"]["message"]
+    assert gateway.journal() == []
+    assert gateway.account("per-cost-center")["held"] == 0
+
+
+def test_a_batch_is_refused_before_its_body_is_sent(gateway: Gateway) -> None:
+    """The OpenAI SDK is told why, and what would open the way."""
+    with (
+        openai.OpenAI(
+            base_url=f"{gateway.stack.listen}/v1", api_key="k", default_headers=gateway.headers(), max_retries=0
+        ) as client,
+        pytest.raises(openai.PermissionDeniedError, match="neither held nor charged"),
+    ):
+        client.batches.create(completion_window="24h", endpoint="/v1/chat/completions", input_file_id="file-1")
 
 
 def anonymous(answer: httpx.Response) -> bytes:
