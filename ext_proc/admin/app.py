@@ -17,7 +17,9 @@ from ext_proc.admin.budget_actions import add_budget_routes
 from ext_proc.admin.context import AdminContext, ledger_answers
 from ext_proc.admin.errors import ParameterError
 from ext_proc.admin.keys import add_key_routes
+from ext_proc.admin.ledger import add_ledger_routes
 from ext_proc.admin.scrape import scrape
+from ext_proc.ledger.redis_ledger import RedisLedger
 from ext_proc.telemetry.names import LogEvent
 
 logger = logging.getLogger("tollgate.admin")
@@ -41,6 +43,8 @@ def create_app(context: AdminContext) -> web.Application:
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/v1/budgets", _budgets)
     app.router.add_get("/v1/journal", _journal)
+    if isinstance(context.ledger, RedisLedger):
+        add_ledger_routes(app, context.ledger)
     if context.policy is not None:
         app.router.add_get("/v1/policy", _policy)
     if context.snapshot is not None:

@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command] = {
         Command("keys", "ext_proc.cli.keys", "make, list, rotate and revoke virtual keys"),
         Command("teams", "ext_proc.cli.teams", "list and change teams of a running stack"),
         Command("tenants", "ext_proc.cli.tenants", "list and change tenants of a running stack"),
+        Command("ledger", "ext_proc.cli.ledger", "look at the ledger's store: keys, bytes, unsafe settings"),
         Command("journal", "ext_proc.cli.journal", "list the newest charges of a running stack"),
     )
 }

@@ -52,6 +52,7 @@ DRAIN_NOTICE_SECONDS: Final = 1.5
 
 REAP_INTERVAL_SECONDS: Final = 1.0
 REAP_LIMIT: Final = 200
+UPKEEP_INTERVAL_SECONDS: Final = 600.0
 IDENTITY_POLL_SECONDS: Final = 0.25
 
 _Role = Callable[[Stream], Awaitable[None]]

@@ -78,6 +78,9 @@ class Metrics:
         self._policy_ok = Gauge(
             names.POLICY_OK.name, names.POLICY_OK.help, registry=self.registry, multiprocess_mode="livemin"
         )
+        self._unsafe_settings = Gauge(
+            names.UNSAFE_SETTINGS.name, names.UNSAFE_SETTINGS.help, registry=self.registry, multiprocess_mode="livemax"
+        )
         self._fail_open = self._counter(names.FAIL_OPEN)
         self._overspend = self._counter(names.OVERSPEND)
         self._holds_expired = self._plain_counter(names.HOLDS_EXPIRED)
@@ -189,6 +192,10 @@ class Metrics:
         assert version or not ok, "a loaded policy set has a version"
         self._policy_loads.child("loaded" if ok else "rejected").inc()
         self._policy_ok.set(1 if ok else 0)
+
+    def unsafe_settings(self, count: int) -> None:
+        """So many settings of Redis break the ledger's promises."""
+        self._unsafe_settings.set(count)
 
     def fail_open(self, rule: str, nanodollars: int) -> None:
         """The ledger did not answer and a rule let the request pass all the same."""

@@ -133,6 +133,9 @@ ESTIMATE_RATIO = MetricName(
 )
 POLICY_LOADS = MetricName("tollgate_policy_loads", Kind.COUNTER, "Policy sets loaded or rejected.", ("result",))
 POLICY_OK = MetricName("tollgate_policy_ok", Kind.GAUGE, "1 when every worker's last policy load succeeded.")
+UNSAFE_SETTINGS = MetricName(
+    "tollgate_ledger_unsafe_settings", Kind.GAUGE, "Redis settings under which the ledger's promises do not hold."
+)
 FAIL_OPEN = MetricName(
     "tollgate_fail_open_nanodollars",
     Kind.COUNTER,

@@ -46,6 +46,7 @@ PINNED = {
     "tollgate_estimate_ratio": ("model", "direction"),
     "tollgate_policy_loads_total": ("result",),
     "tollgate_policy_ok": (),
+    "tollgate_ledger_unsafe_settings": (),
     "tollgate_fail_open_nanodollars_total": ("rule",),
     "tollgate_overspend_nanodollars_total": ("rule", "cause"),
     "tollgate_holds_expired_total": (),
