@@ -119,7 +119,8 @@ def _way(way: Way) -> dict[str, object]:
         },
         "rates_picodollars": {"input": rates.input, "output": rates.output, "request": rates.request},
         "admissible": way.reply.code is Code.HELD,
-        "only_once_constrained": None if candidate.after is None else candidate.after.account.expanded_id,
+        "only_after": None if candidate.after is None else candidate.after.account.expanded_id,
+        "only_once": None if candidate.after is None else "exhausted" if candidate.exhausted else "constrained",
         "chosen": way.chosen,
         "asks": [asks(asked) for asked in way.asked],
     }

@@ -146,7 +146,8 @@ def _way(found: Explanation, way: Way, label: str) -> Iterator[str]:
     elif way.reply.code is Code.HELD:
         yield "  admissible, but an earlier way is taken"
     elif candidate.after is not None and not refusing:
-        yield f"  only once {candidate.after.account.expanded_id} is constrained"
+        how = "exhausted" if candidate.exhausted else "constrained"
+        yield f"  only once {candidate.after.account.expanded_id} is {how}"
     else:
         yield "  not admissible"
 

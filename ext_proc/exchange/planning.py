@@ -8,8 +8,16 @@ from ext_proc.dialects.interface import RequestFacts
 from ext_proc.exchange.bounds import TokenBounds, bound
 from ext_proc.exchange.targets import Target
 from ext_proc.exchange.terms import Terms
+from ext_proc.ledger.amounts import amount
 from ext_proc.ledger.interface import AccountSpec, Measure, Plan, Posting, WindowKind
-from ext_proc.policy.snapshot import ConstrainAction, MatchedRule, MatchFacts, OnInsufficient, OnStoreFailure
+from ext_proc.policy.snapshot import (
+    ConstrainAction,
+    MatchedRule,
+    MatchFacts,
+    OnExhausted,
+    OnInsufficient,
+    OnStoreFailure,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +25,8 @@ class Candidate:
     """One way to serve the request: the plan at the same index of the hold asks for it.
 
     `constraining` are the rules that send requests on to a later plan once they are constrained. `after`: this plan is
-    taken only once that rule is constrained. `throttled`: this plan is the one of callers that a constrained rule slows
-    down.
+    taken only once that rule has spent `after_spent`: it is constrained, or `exhausted`, and then only keeps count of a
+    server of one's own. `throttled`: this plan is the one of callers that a constrained rule slows down.
     """
 
     target: Target
@@ -29,6 +37,8 @@ class Candidate:
     geo: str | None = None  # where it asks to be served
     constraining: tuple[MatchedRule, ...] = ()
     after: MatchedRule | None = None
+    after_spent: int | None = None
+    exhausted: bool = False
     throttled: tuple[MatchedRule, ...] = ()
     fallbacks: tuple[Candidate, ...] = ()  # what may serve if this target fails: held at the dearest of them
 
@@ -60,11 +70,28 @@ def candidates(
     if fallbacks:
         found.append(replace(found[0], fallbacks=()))  # served, if not by a dearer one should it fail
     others = (*downgrading, *premium)
-    found += [replace(first, constraining=others, after=rule, throttled=(rule,)) for rule in throttling]
-    if downgrading and cheaper is not None:
+    found += [
+        replace(first, constraining=others, after=rule, after_spent=_threshold(rule), throttled=(rule,))
+        for rule in throttling
+    ]
+    exhausting = _exhausting(first) if cheaper is not None and cheaper.is_own else {}
+    if cheaper is not None and (downgrading or exhausting):
         swapped = candidate(cheaper, facts, replace(match, target=cheaper.name), terms)
-        found += [replace(swapped, after=rule) for rule in downgrading]
+        found += [replace(swapped, after=rule, after_spent=_threshold(rule)) for rule in downgrading]
+        found += [replace(swapped, after=r, after_spent=spent, exhausted=True) for r, spent in exhausting.items()]
     return tuple(found)
+
+
+def _exhausting(first: Candidate) -> dict[MatchedRule, int]:
+    """The rules that go on with a server of one's own once they are exhausted, and what is spent by then: so much that
+    the first choice does not fit any more.
+    """
+    rules = {rule.account: rule for rule in first.rules if rule.deciding and rule.on_exhausted is OnExhausted.DOWNGRADE}
+    return {
+        rules[posting.account]: max(0, posting.account.cap - amount(posting, first.bounds.output_min) + 1)
+        for posting in plan(first).postings
+        if posting.account in rules
+    }
 
 
 def on_store_failure(candidate: Candidate) -> OnStoreFailure:
@@ -111,17 +138,20 @@ def plan(candidate: Candidate) -> Plan:
         per_output_milli = max(_per_output_milli(account.measure, rates) for _, rates in held)
         return Posting(account, deciding, fixed, per_output_milli)
 
+    def is_after(rule: MatchedRule) -> bool:
+        return after is not None and after.account == rule.account
+
     postings = [
         replace(
-            posting(rule.account, deciding=rule.deciding),
+            posting(rule.account, deciding=rule.deciding and not (is_after(rule) and candidate.exhausted)),
             spent_below=_threshold(rule) if rule in candidate.constraining else None,
-            spent_from=_threshold(after) if after is not None and after.account == rule.account else None,
+            spent_from=candidate.after_spent if is_after(rule) else None,
         )
         for rule in candidate.rules
     ]
-    if after is not None and all(after.account != rule.account for rule in candidate.rules):
+    if after is not None and not any(map(is_after, candidate.rules)):
         # The rule does not match the cheaper target: it is asked about and charged nothing.
-        postings.append(Posting(after.account, deciding=False, fixed=0, spent_from=_threshold(after)))
+        postings.append(Posting(after.account, deciding=False, fixed=0, spent_from=candidate.after_spent))
     postings += [
         posting(rule.constrained.throttle, deciding=True)
         for rule in candidate.throttled

@@ -14,6 +14,9 @@ from ext_proc.pricing.price import Price, Tier
 from ext_proc.pricing.usage import Rates
 from ext_proc.refusal import Refusal
 
+SELF_HOSTED: Final = "openai-compatible"
+"""The provider of servers of one's own: every public one has a name."""
+
 FREE: Final = Price(tiers=(Tier(0, Rates()),), version="free")
 """The price of a model that `unpriced: free` lets pass."""
 
@@ -31,6 +34,13 @@ class Target:
     def name(self) -> str:
         """`account/model`."""
         return f"{self.account.name}/{self.model}"
+
+    @property
+    def is_own(self) -> bool:
+        """Whether no provider sends a bill for it: it is free, or a server of one's own. An exhausted budget may still
+        swap to it.
+        """
+        return self.price.is_free or self.account.provider == SELF_HOSTED
 
 
 def resolve_target(model: str, dialect: Dialect, terms: Terms, now_us: int) -> Target | Refusal:
