@@ -76,6 +76,7 @@ async def serve(settings: WorkerSettings) -> None:
     loop.add_signal_handler(signal.SIGHUP, asked_to_reload.set)
     work = (
         _reap(worker),
+        _keep_up(worker),
         watch_policies(worker, asked_to_reload),
         _watch_identities(worker),
         worker.outage.run(),
@@ -147,6 +148,19 @@ async def _reap(worker: Worker) -> None:
         if expired:
             worker.metrics.holds_expired(expired)
             _LOG.warning("%d holds expired and were charged in full: their end was never recorded", expired)
+
+
+async def _keep_up(worker: Worker) -> None:
+    """Look after the store: say what is unsafe about its settings, and trim the journal past its age and size."""
+    while True:
+        health = await worker.ledger.health()
+        if health is not None:
+            worker.metrics.unsafe_settings(len(health.warnings))
+            for warning in health.warnings:
+                _LOG.warning("Redis is not set up safely: %s", warning)
+            if dropped := await worker.ledger.trim_journal():
+                _LOG.warning("%d journal entries past their age or the journal's size were dropped", dropped)
+        await asyncio.sleep(UPKEEP_INTERVAL_SECONDS)
 
 
 def _processor(worker: Worker) -> grpc.GenericRpcHandler:

@@ -86,6 +86,7 @@ def everything_happens(metrics: Metrics, model: str = "openai-main/gpt-4o") -> N
     metrics.usage_missing(model)
     metrics.estimate_error(model=model, direction="input", estimated_tokens=100, reported_tokens=80)
     metrics.policy_loaded("abc", ok=True)
+    metrics.unsafe_settings(0)
     metrics.fail_open("search-weekly", 500)
     metrics.overspend("search-weekly", 7)
     metrics.holds_expired(3)
