@@ -27,6 +27,7 @@ COMMANDS: dict[str, Command] = {
         Command("check", "ext_proc.cli.check", "validate a policy set"),
         Command("explain", "ext_proc.cli.explain", "say what would happen to one request, and why"),
         Command("schema", "ext_proc.cli.schema", "print the JSON Schema of policy documents, or their reference page"),
+        Command("prices", "ext_proc.cli.prices", "show, compare and check the prices of a policy set's models"),
         Command("tags", "ext_proc.cli.tags", "print the tag glossary of a policy set, with owners"),
         Command("tag", "ext_proc.cli.tag", "print the tag header for the CI system it runs in"),
         Command("mock-provider", "ext_proc.cli.mock_provider", "run the deterministic provider of the tests"),
