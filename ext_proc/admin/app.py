@@ -19,6 +19,7 @@ from ext_proc.admin.errors import ParameterError
 from ext_proc.admin.keys import add_key_routes
 from ext_proc.admin.ledger import add_ledger_routes
 from ext_proc.admin.scrape import scrape
+from ext_proc.admin.targets import add_target_routes
 from ext_proc.ledger.redis_ledger import RedisLedger
 from ext_proc.telemetry.names import LogEvent
 
@@ -51,6 +52,8 @@ def create_app(context: AdminContext) -> web.Application:
         add_budget_routes(app, context.ledger, context.snapshot)
     if context.administration is not None:
         add_key_routes(app, context.administration)
+    if context.targets is not None:
+        add_target_routes(app, context.targets)
     return app
 
 

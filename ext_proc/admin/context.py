@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ext_proc.admin.targets import Targets
 from ext_proc.identity.administration import Administration
 from ext_proc.ledger.interface import Code, Ledger
 from ext_proc.policy.snapshot import Snapshot
@@ -34,6 +35,7 @@ class AdminContext:
     administration: Administration | None = None  # None: no keys are kept here
     policy: Callable[[], Mapping[str, object]] | None = None
     snapshot: Callable[[], Snapshot] | None = None
+    targets: Targets | None = None  # None: nothing is routed here
 
 
 async def ledger_answers(ledger: Ledger) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ext_proc.envoy_config.binary import find_envoy
-from ext_proc.envoy_config.bootstrap import render
+from ext_proc.envoy_config.bootstrap import render, render_clusters
 from ext_proc.envoy_config.errors import EnvoyConfigError, EnvoyNotFoundError
 from ext_proc.envoy_config.settings import (
+    Chain,
     EnvoySettings,
     Limits,
     Timeouts,
@@ -15,6 +16,7 @@ from ext_proc.envoy_config.settings import (
 )
 
 __all__ = [
+    "Chain",
     "EnvoyConfigError",
     "EnvoyNotFoundError",
     "EnvoySettings",
@@ -25,4 +27,5 @@ __all__ = [
     "find_ca_bundle",
     "find_envoy",
     "render",
+    "render_clusters",
 ]

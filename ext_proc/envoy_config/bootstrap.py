@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import yaml
 from betterproto2 import Casing
-from envoy_data_plane.envoy.config.bootstrap.v3 import Admin, Bootstrap, BootstrapStaticResources
-from envoy_data_plane.envoy.config.core.v3 import Node
+from envoy_data_plane.envoy.config.bootstrap.v3 import (
+    Admin,
+    Bootstrap,
+    BootstrapDynamicResources,
+    BootstrapStaticResources,
+)
+from envoy_data_plane.envoy.config.core.v3 import ApiVersion, ConfigSource, Node, PathConfigSource
 from envoy_data_plane.envoy.config.overload.v3 import (
     OverloadAction,
     OverloadManager,
@@ -15,8 +22,9 @@ from envoy_data_plane.envoy.config.overload.v3 import (
 )
 from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import DownstreamConnectionsConfig
 from envoy_data_plane.envoy.extensions.resource_monitors.fixed_heap.v3 import FixedHeapConfig
+from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryResponse
 
-from ext_proc.envoy_config.clusters import build_clusters
+from ext_proc.envoy_config.clusters import build_clusters, upstream_clusters
 from ext_proc.envoy_config.listener import build_listener
 from ext_proc.envoy_config.parts import address, packed, seconds
 from ext_proc.envoy_config.settings import EnvoySettings, Limits
@@ -30,6 +38,14 @@ def render(settings: EnvoySettings) -> str:
     return yaml.safe_dump(document, sort_keys=False, width=120)
 
 
+def render_clusters(settings: EnvoySettings) -> str:
+    """The file that `clusters_file` names: YAML that a running Envoy takes up when it is renamed into place."""
+    resources = [packed(cluster) for cluster in upstream_clusters(settings)]
+    document = DiscoveryResponse(resources=resources).to_dict(casing=Casing.SNAKE)
+    version = hashlib.blake2b(yaml.safe_dump(document).encode(), digest_size=8).hexdigest()
+    return yaml.safe_dump({"version_info": version, **document}, sort_keys=False, width=120)
+
+
 def build_bootstrap(settings: EnvoySettings) -> Bootstrap:
     """The typed form."""
     return Bootstrap(
@@ -38,7 +54,17 @@ def build_bootstrap(settings: EnvoySettings) -> Bootstrap:
         static_resources=BootstrapStaticResources(
             listeners=[build_listener(settings)], clusters=build_clusters(settings)
         ),
+        dynamic_resources=None if settings.clusters_file is None else _dynamic(settings.clusters_file),
         overload_manager=build_overload_manager(settings.limits),
+    )
+
+
+def _dynamic(clusters_file: str) -> BootstrapDynamicResources:
+    """Where requests go may change while Envoy runs. Whether a route exists never does: admit names the cluster."""
+    return BootstrapDynamicResources(
+        cds_config=ConfigSource(
+            path_config_source=PathConfigSource(path=clusters_file), resource_api_version=ApiVersion.V3
+        )
     )
 
 

@@ -121,6 +121,11 @@ class VirtualModels:
         rules = [_compile(rule) for document in snapshot.documents_of(RoutingDocument) for rule in document.rules]
         return cls(rules, snapshot.virtual_models)
 
+    @property
+    def targets(self) -> frozenset[str]:
+        """Every target of every rule."""
+        return frozenset(member.name for rule in self.rules for member in rule.members)
+
     def match(self, facts: MatchFacts) -> VirtualModel | None:
         """The rule that routes a request, by what was requested; None: it is served as it was asked for."""
         if not self.rules:

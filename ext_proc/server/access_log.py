@@ -75,6 +75,8 @@ class AccessLog:
             return
         ticket, record = Ticket.decode(ticket_text), messages.end_record(entry)
         self._count(ticket, record)
+        if entry.response.response_code_details != messages.REFUSED_DETAILS:
+            self._worker.targets.ended(ticket, record)
         if self._worker.settler.knows(hold_id):
             return
         if ticket.native:

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -20,12 +21,15 @@ from ext_proc.identity.identities import Identities
 from ext_proc.policy.snapshot import Snapshot
 from ext_proc.policy.status_file import WorkerPolicy, write_status
 from ext_proc.policy.watch import Watcher
+from ext_proc.server.envoy_clusters import until_known
 from ext_proc.server.settings import Metering, WorkerSettings
 from ext_proc.server.state import Worker
 
 _LOG = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 1.0
+LOADING_SECONDS: Final = 0.5  # what one worker may take longer than another to look and load
+OTHER_TERMS_MAX: Final = 2  # sets that were in force before: attempts of requests that were admitted by them
 
 LOADING_SWITCH_SECONDS: Final = 0.0005
 """How long the loading thread may keep the interpreter from requests: Python's own 5 ms would be paid by each of their
@@ -61,7 +65,7 @@ async def watch_policies(worker: Worker, asked: asyncio.Event) -> None:
         status = worker.watcher.status
         if changed:
             snapshot = worker.watcher.snapshot
-            worker.terms = terms_of(worker.settings, snapshot, identities_of(worker, snapshot))
+            await _put_in_force(worker, terms_of(worker.settings, snapshot, identities_of(worker, snapshot)))
             worker.metrics.use_metric_labels(snapshot.settings.metric_labels)
             worker.metrics.policy_loaded(snapshot.version, ok=True)
             _LOG.info("policy set %s is in force", snapshot.version)
@@ -74,6 +78,23 @@ async def watch_policies(worker: Worker, asked: asyncio.Event) -> None:
             _LOG.info("policy set %s is in force, the change was taken back", status.version)
         if status != before:
             report(worker)
+
+
+async def _put_in_force(worker: Worker, terms: Terms) -> None:
+    """Terms that send requests elsewhere come into force when Envoy and every other worker can serve them.
+
+    One worker admits a request, another may make its attempts: each knows a set before any of them admits by it, and
+    for a while after another one has taken its place.
+    """
+    elsewhere = terms.virtual_models.targets - worker.terms.virtual_models.targets
+    if elsewhere or terms.accounts != worker.terms.accounts:
+        before = worker.other_terms
+        worker.other_terms = (terms, *before)
+        await asyncio.sleep(POLL_SECONDS + LOADING_SECONDS)
+        await until_known(Path(worker.settings.state_dir), terms)
+        worker.other_terms = before
+    worker.other_terms = (worker.terms, *worker.other_terms)[:OTHER_TERMS_MAX]
+    worker.terms = replace(terms, health=worker.terms.health, identities=identities_of(worker, terms.snapshot))
 
 
 def look(watcher: Watcher, *, force: bool = False) -> bool:

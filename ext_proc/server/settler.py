@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Final
 
 from ext_proc.exchange.effects import Resolve
@@ -29,7 +29,16 @@ _COUNTED: Final = frozenset({Code.SETTLED, Code.RELEASED, Code.CORRECTED, Code.U
 class Settler:
     """The resolutions of one worker."""
 
-    def __init__(self, ledger: Ledger, metrics: Metrics, outage: Outage, lease_seconds: int) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        metrics: Metrics,
+        outage: Outage,
+        lease_seconds: int,
+        *,
+        settled: Callable[[Resolve], None] | None = None,
+    ) -> None:
+        self._settled = settled
         self._ledger = ledger
         self._outage = outage
         self._metrics = metrics
@@ -78,6 +87,8 @@ class Settler:
         if code not in _COUNTED:
             return
         self._metrics.settled(basis=resolution.basis.value)
+        if self._settled is not None:
+            self._settled(resolve)
         if resolution.basis is Basis.RELEASED:
             return
         charge = resolution.charge

@@ -14,6 +14,7 @@ from ext_proc.server.credentials import Credentials
 from ext_proc.server.outage import Outage
 from ext_proc.server.settings import WorkerSettings
 from ext_proc.server.settler import Settler
+from ext_proc.server.target_health import TargetHealth
 from ext_proc.telemetry.metrics import Metrics
 
 _HOLD_RANDOM_BYTES = 8
@@ -33,6 +34,8 @@ class Worker:
     credentials: Credentials
     watcher: Watcher
     directory: Directory
+    targets: TargetHealth
+    other_terms: tuple[Terms, ...] = ()  # about to come into force, or in force before
 
     def now_us(self) -> int:
         """Redis time, as far as this worker knows it."""
@@ -49,3 +52,8 @@ class Worker:
     def credential(self, account: str, terms: Terms | None = None) -> tuple[tuple[str, str], ...]:
         """The headers that authenticate us to this account's provider. `terms`: those the request began with."""
         return self.credentials.headers((terms or self.terms).accounts[account])
+
+    def terms_of(self, target: str) -> Terms:
+        """The terms for an attempt at this target: those in force, or others that a request may have begun with."""
+        every = (self.terms, *self.other_terms)
+        return next((terms for terms in every if target in terms.virtual_models.targets), self.terms)

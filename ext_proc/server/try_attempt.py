@@ -68,7 +68,7 @@ class TryAttempt:
             await stream.abort(grpc.StatusCode.INTERNAL, "the attempt could not be made")
 
     def _set_before(self, chain: Chain, number: int) -> tuple[str, ...]:
-        models = self._worker.terms.virtual_models
+        models = self._worker.terms_of(chain.targets[number - 1]).virtual_models
         members = [models.member(chain.rule, target) for target in dict.fromkeys(chain.targets[: number - 1])]
         return tuple(name for member in members if member is not None for name in member.set_headers)
 
@@ -76,16 +76,19 @@ class TryAttempt:
         """A retry of the same target waits as its rule says."""
         if number < 2 or chain.targets[number - 1] != chain.targets[number - 2]:  # noqa: PLR2004  the second attempt
             return
-        member = self._worker.terms.virtual_models.member(chain.rule, chain.targets[number - 1])
+        target = chain.targets[number - 1]
+        member = self._worker.terms_of(target).virtual_models.member(chain.rule, target)
         if member is not None:
             await asyncio.sleep(min(member.retry_delay_ms / 1_000, DELAY_MAX_SECONDS))
 
     async def _decide(self, attempt: Attempt) -> bytes:
         worker = self._worker
+        terms = worker.terms_of(attempt.target)
         if attempt.number == 1:
-            decided = first(attempt, worker.terms)
+            decided = first(attempt, terms)
         else:
-            asked = ask(attempt, worker.terms)
+            worker.targets.failed(attempt.ticket.target, attempt.tried_status)
+            asked = ask(attempt, terms)
             if isinstance(asked, GiveUp):
                 decided = asked
             else:
@@ -93,7 +96,7 @@ class TryAttempt:
                 reply = await asyncio.shield(asyncio.ensure_future(worker.ledger.hold(asked.request)))
                 decided = asked.answered(reply)
         if isinstance(decided, Send):
-            return messages.send_attempt(decided, worker.credential(decided.account), worker.settings.name)
+            return messages.send_attempt(decided, worker.credential(decided.account, terms), worker.settings.name)
         if decided.resolution is not None:
             worker.settler.release(decided.resolution)
         refusal = decided.refuse.refusal

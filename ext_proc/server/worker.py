@@ -36,6 +36,7 @@ from ext_proc.server.settings import WorkerSettings
 from ext_proc.server.settler import Settler
 from ext_proc.server.state import Worker
 from ext_proc.server.streams import LogStream, Stream
+from ext_proc.server.target_health import REFRESH_SECONDS, TargetHealth
 from ext_proc.server.try_attempt import TryAttempt
 from ext_proc.telemetry.metrics import Metrics
 from ext_proc.wire import access_log_service_pb2 as service_pb
@@ -80,6 +81,7 @@ async def serve(settings: WorkerSettings) -> None:
         watch_policies(worker, asked_to_reload),
         _watch_identities(worker),
         worker.outage.run(),
+        _follow_targets(worker),
     )
     chores = [asyncio.create_task(chore) for chore in work]
     sys.stdout.write(f"worker {settings.name} ready\n")
@@ -105,17 +107,30 @@ async def _assemble(settings: WorkerSettings) -> Worker:
     secret = server_secret(Path(settings.state_dir))
     directory = Directory(IdentityStore(ledger.read, secret))
     await directory.refresh()
+    terms = terms_of(settings, snapshot, Identities.of(snapshot, directory.records, secret))
+    targets = TargetHealth(ledger.read, terms.virtual_models.targets)
     return Worker(
         settings=settings,
-        terms=terms_of(settings, snapshot, Identities.of(snapshot, directory.records, secret)),
+        terms=terms,
+        targets=targets,
         directory=directory,
         watcher=watcher,
         ledger=ledger,
-        settler=Settler(ledger, metrics, outage, settings.hold_lease_seconds),
+        settler=Settler(ledger, metrics, outage, settings.hold_lease_seconds, settled=targets.settled),
         outage=outage,
         metrics=metrics,
         credentials=Credentials(),
     )
+
+
+async def _follow_targets(worker: Worker) -> None:
+    """Share with the other workers how the targets are doing; a silent Redis leaves what was last known."""
+    while True:
+        await asyncio.sleep(REFRESH_SECONDS)
+        worker.targets.follow(worker.terms.virtual_models.targets)
+        health = await worker.targets.refresh(worker.now_us())
+        if health is not None:
+            worker.terms = replace(worker.terms, health=health)
 
 
 async def _watch_identities(worker: Worker) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +17,19 @@ import aiohttp
 from ext_proc.envoy_config import EnvoyConfigError, EnvoySettings, render
 from ext_proc.envoy_config.drain import drain
 from ext_proc.envoy_config.filters import WORKERS_CLUSTER
+from ext_proc.server.envoy_clusters import write_known
 from ext_proc.supervisor.addresses import Address
 from ext_proc.supervisor.errors import ServiceFailedError
 from ext_proc.supervisor.lifecycle import ServiceLimits
 from ext_proc.supervisor.processes import ChildProcess, ProcessSpec
 from ext_proc.supervisor.services import poll
 from ext_proc.supervisor.state_dir import StateDir
+from ext_proc.supervisor.upstream_clusters import UpstreamClusters
 
 _ADMIN_SECONDS = 2.0
+_RECONFIGURE_SECONDS = 8.0
+_TAKEN = "cluster_manager.cds.update_success"
+_REJECTED = "cluster_manager.cds.update_rejected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +53,48 @@ class EnvoyService:
         self._settings = settings
         self._admin_socket = state.socket("envoy-admin.sock")
         self._state = state
+        self._started = False
+        self._clusters = UpstreamClusters(state.path / "envoy-clusters.yaml")
 
     def spec(self) -> ProcessSpec:
         """Without hot restart: its shared memory and base id would clash with other Envoys of the machine."""
         settings = replace(self._settings(), admin=f"unix:{self._admin_socket}")
-        self._state.envoy_config.write_text(render(settings))
+        self._clusters.write(settings, time.monotonic())
+        self._tell_workers()
+        self._state.envoy_config.write_text(render(replace(settings, clusters_file=str(self._clusters.path))))
         self._admin_socket.unlink(missing_ok=True)
+        self._started = True
         argv = (
             *(str(self._place.binary), "--config-path", str(self._state.envoy_config), "--disable-hot-restart"),
             *("--concurrency", str(self._place.threads), "--log-level", "warning"),
         )
         return ProcessSpec(self.name, argv, self._state.logs / "envoy.log")
+
+    async def reconfigure(self) -> None:
+        """Bring Envoy where the policies lead now, without a restart; return when it has taken the change up.
+
+        Raises SupervisorError where it cannot be told, or does not take it.
+        """
+        if not self._started:
+            return  # its start will say it
+        async with self._admin() as admin:
+            try:
+                before = await _stat(admin, _TAKEN), await _stat(admin, _REJECTED)
+                if self._clusters.write(self._settings(), time.monotonic()):
+
+                    async def decided() -> bool:
+                        return (await _stat(admin, _TAKEN), await _stat(admin, _REJECTED)) != before
+
+                    async with asyncio.timeout(_RECONFIGURE_SECONDS):
+                        await poll(decided)
+                    if await _stat(admin, _REJECTED) != before[1]:
+                        raise ServiceFailedError("Envoy does not take the changed accounts and chains; see its log")
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                raise ServiceFailedError(f"Envoy cannot be told of changed accounts and chains: {error!r}") from None
+        self._tell_workers()
+
+    def _tell_workers(self) -> None:
+        write_known(self._state.path, self._clusters.accounts, self._clusters.chains)
 
     async def ready(self, child: ChildProcess) -> None:
         """Live, at least one worker found healthy by Envoy's own check, and the listener accepts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from ext_proc.policy.errors import PolicySetError
@@ -25,6 +25,7 @@ class PolicyWatch:
             raise SupervisorError(f"the policy set in {directory} does not load:\n{error}") from None
         self._directory = directory
         self._looking = asyncio.Lock()
+        self.on_change: Callable[[], Awaitable[None]] | None = None  # what brings Envoy where the set leads
         self._routes = _routes(self._watcher.snapshot.accounts)
 
     @property
@@ -81,6 +82,12 @@ class PolicyWatch:
         refused = self._watcher.status.refused
         if await asyncio.to_thread(self._watcher.poll, force=force):
             say(f"the policy set changed: {self.snapshot.version} is in force")
+            if self.on_change is not None:
+                try:
+                    await self.on_change()
+                except SupervisorError as error:
+                    say(str(error))
+                return
             routes = _routes(self.snapshot.accounts)
             if routes != self._routes:
                 say("provider accounts or endpoints changed: Envoy learns of them at the next start")

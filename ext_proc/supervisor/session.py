@@ -18,12 +18,16 @@ from aiohttp import web
 from ext_proc.admin import table
 from ext_proc.admin.app import create_app
 from ext_proc.admin.context import AdminContext, ledger_answers
+from ext_proc.admin.targets import Targets
 from ext_proc.identity.administration import Administration
 from ext_proc.identity.errors import ServerSecretError
 from ext_proc.identity.server_secret import server_secret
 from ext_proc.identity.store import IdentityStore
 from ext_proc.ledger.redis_ledger import RedisLedger
 from ext_proc.policy.status_file import read_statuses
+from ext_proc.routing.health import Health
+from ext_proc.routing.virtual_models import VirtualModels
+from ext_proc.server.target_health import HealthReader
 from ext_proc.supervisor.console import Console
 from ext_proc.supervisor.errors import SupervisorError
 from ext_proc.supervisor.lifecycle import State
@@ -62,6 +66,7 @@ class Session:
             raise SupervisorError(str(error)) from None
         self._console = console
         self._accepted = False
+        self._targets = HealthReader(self._ledger.read)
 
     async def run(
         self, stages: Sequence[Sequence[Service]], admin_socket: socket.socket, greeting: Greeting
@@ -115,6 +120,7 @@ class Session:
             token=os.environ.get(ADMIN_TOKEN_VARIABLE) or None,
             administration=Administration(IdentityStore(self._ledger.read, self._key_secret), self._key_secret),
             loopback=ipaddress.ip_address(bound.getsockname()[0]).is_loopback,
+            targets=Targets(lambda: VirtualModels.of(self._policies.snapshot), self._health),
         )
         server = web.AppRunner(create_app(context), access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await server.setup()
@@ -130,6 +136,9 @@ class Session:
 
     def _policy_info(self) -> Mapping[str, str]:
         return {**self._policies.info(), "converged": str(self._policy_report()["converged"]).lower()}
+
+    async def _health(self) -> Health:
+        return await self._targets.read(self._ledger.now_us())
 
     def _readiness(self, runner: Runner) -> Mapping[str, bool | str]:
         """`accepting` decides; what each child is doing, and how often it had to be started again, stands beside it."""

@@ -66,6 +66,7 @@ async def run_stack(options: StackOptions, console: Console) -> str | None:
             [*build_workers(sidecar, places, state, redis_url=redis_url, upstreams=upstreams)],
             [envoy],
         ]
+        policies.watch.on_change = envoy.reconfigure
         session = Session(policies.watch, state, redis_url, console)
         console.say(f"policies in {sidecar.policies}, state in {state.path}")
         if mock is not None:

@@ -12,29 +12,15 @@ import httpx
 import pytest
 import yaml
 
-from tests.e2e_kit import CLAUDE_SONNET_4_6, GPT_4O_MINI, POLICIES, Gateway, cost
+from tests.e2e_kit import CLAUDE_SONNET_4_6, GPT_4O_MINI, POLICIES, Gateway, cost, eventually
 from tests.stack_fixture import RunningStack, running_stack
 
 pytestmark = pytest.mark.envoy
-
-PROVIDERS = """
-name: providers
-type: gateway-provider-config
-accounts:
-  - {name: openai-main, provider: openai}
-  - {name: openai-b, provider: openai}
-  - {name: openai-dead, provider: openai}
-  - {name: anthropic-main, provider: anthropic}
-  - {name: anthropic-b, provider: anthropic}
-  - {name: anthropic-dead, provider: anthropic}
-"""
 
 USAGE = {"input": 100, "output": 50}
 GPT_4O = {"input_uncached": 2_500, "output": 10_000}
 OPENAI, ANTHROPIC = "openai", "anthropic"
 SERVED = {OPENAI: "openai-b/gpt-4o-mini", ANTHROPIC: "anthropic-b/claude-sonnet-4-6"}
-LEADS = {OPENAI: "openai-main/gpt-4o", ANTHROPIC: "anthropic-main/claude-opus-4-6"}
-DEAD = {OPENAI: "openai-dead/gpt-4o", ANTHROPIC: "anthropic-dead/claude-opus-4-6"}
 RATES = {OPENAI: GPT_4O_MINI, ANTHROPIC: CLAUDE_SONNET_4_6}
 
 CLAUDE_OPUS_4_6 = {"input_uncached": 5_000, "output": 25_000}
@@ -57,13 +43,51 @@ FAILURES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-BEHAVIORS: dict[str, dict[str, Any]] = {name: behavior for name, (behavior, _) in FAILURES.items()} | LATE
+ALONE: dict[str, dict[str, Any]] = {"502 twice": {"status": 502}, "503 once": {"status": 503}}
+"""What tests of their own use."""
+
+BEHAVIORS: dict[str, dict[str, Any]] = {name: behavior for name, (behavior, _) in FAILURES.items()} | LATE | ALONE
+
+
+def dead_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
+NO_FALLBACK = """
+---
+name: fallbacks
+type: gateway-budget-config
+rules:
+  - {id: no-fallback, when: {metadata: {fallback: dear}, models: [openai-b/gpt-4o-mini]}, limit_to: 0.000001,
+     unit: cost_per_month}
+"""
+
+
+def lead(dialect: str, failure: str) -> str:
+    """The first target of a virtual model: one of its own, since a target that fails twice goes to the end."""
+    account = "dead" if failure == "refused connection" else "main"
+    return f"{dialect}-{account}/model-{list(BEHAVIORS).index(failure)}"
+
+
+def providers() -> dict[str, Any]:
+    """Accounts of both dialects; the models of the first targets cost what gpt-4o and claude-opus-4-6 do."""
+    prices = {OPENAI: {"input": 0.0025, "output": 0.01}, ANTHROPIC: {"input": 0.005, "output": 0.025}}
+    accounts = []
+    for dialect in (OPENAI, ANTHROPIC):
+        cost_of = {"per_1000_tokens": prices[dialect]}
+        models = [{"name": lead(dialect, failure).split("/")[1], "cost": cost_of} for failure in BEHAVIORS]
+        accounts += [
+            {"name": f"{dialect}-{account}", "provider": dialect, "models": models} for account in ("main", "b", "dead")
+        ]
+    return {"name": "providers", "type": "gateway-provider-config", "accounts": accounts}
 
 
 def virtual_model(dialect: str, failure: str) -> dict[str, Any]:
     """A rule whose first target fails in this way; the header that tells the mock so must not reach the second."""
-    lead = (DEAD if failure == "refused connection" else LEADS)[dialect]
-    first: dict[str, Any] = {"target": lead, "priority": 0}
+    first: dict[str, Any] = {"target": lead(dialect, failure), "priority": 0}
     if failure == "slow first byte":
         first["timeout_ms"] = 700
     behavior = BEHAVIORS[failure]
@@ -78,19 +102,17 @@ def virtual_model(dialect: str, failure: str) -> dict[str, Any]:
     }
 
 
-def dead_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     """One stack for the module: a virtual model per dialect and failure, and two accounts that lead nowhere."""
     rules = [virtual_model(dialect, failure) for dialect in (OPENAI, ANTHROPIC) for failure in BEHAVIORS]
     routing = {"name": "routing", "type": "gateway-load-balancing-config", "rules": rules}
-    policies = {**POLICIES, "providers.yaml": PROVIDERS, "routing.yaml": yaml.safe_dump(routing)}
+    policies = {
+        **POLICIES,
+        "fallbacks.yaml": NO_FALLBACK,
+        "providers.yaml": yaml.safe_dump(providers()),
+        "routing.yaml": yaml.safe_dump(routing),
+    }
     nowhere = f"http://127.0.0.1:{dead_port()}"
     upstreams = [f"--upstream={account}={nowhere}" for account in ("openai-dead", "anthropic-dead")]
     with running_stack(tmp_path_factory.mktemp("failover"), policies, *upstreams) as stack:
@@ -123,7 +145,6 @@ def post(gateway: Gateway, dialect: str, failure: str, *, stream: bool) -> httpx
 def test_the_next_target_serves(gateway: Gateway, failure: str, dialect: str, stream: bool) -> None:
     """The client sees one good answer; both attempts are in the books, each with its own hold and exact charge."""
     ended = FAILURES[failure][1]
-    lead = (DEAD if failure == "refused connection" else LEADS)[dialect]
 
     answer = post(gateway, dialect, failure, stream=stream)
 
@@ -135,7 +156,7 @@ def test_the_next_target_serves(gateway: Gateway, failure: str, dialect: str, st
     assert (served["served_model"], served["charge_nanodollars"]) == (SERVED[dialect], charge)
     assert served["requested_model"] == failed["requested_model"] == f"{dialect} {failure}"
     assert served["hold_id"] == failed["hold_id"].removesuffix(".1") + ".2"
-    assert failed["served_model"] == lead
+    assert failed["served_model"] == lead(dialect, failure)
     assert {key: failed[key] for key in ended} == ended
     assert (failed["charge_nanodollars"] > 0) is (ended["basis"] == "estimated")
     assert gateway.account("per-cost-center")["spent"] == charge + failed["charge_nanodollars"]
@@ -152,7 +173,7 @@ def test_what_fails_after_the_first_byte_is_the_first_targets(
         post(gateway, dialect, late, stream=stream)
 
     (entry,) = gateway.resolved(1)
-    assert entry["served_model"] == LEADS[dialect]
+    assert entry["served_model"] == lead(dialect, late)
     if late == "slow stream":
         rates = {OPENAI: GPT_4O, ANTHROPIC: CLAUDE_OPUS_4_6}[dialect]
         assert entry["charge_nanodollars"] == cost(rates, input_uncached=100, output=50)
@@ -160,3 +181,40 @@ def test_what_fails_after_the_first_byte_is_the_first_targets(
     else:
         assert entry["basis"] in {"estimated", "released"}
     assert gateway.account("per-cost-center")["spent"] == entry["charge_nanodollars"]
+
+
+def test_targets_shows_who_is_unhealthy(gateway: Gateway) -> None:
+    """Two failures put a target at the end for every worker, and `/v1/targets` says so."""
+    failure = "502 twice"
+    for _ in range(2):
+        post(gateway, OPENAI, failure, stream=False)
+    target = lead(OPENAI, failure)
+
+    def unhealthy() -> dict[str, Any] | None:
+        targets = gateway.admin.get("/v1/targets").json()["targets"]
+        (entry,) = [entry for entry in targets if entry["target"] == target]
+        return entry if entry["state"] == "unhealthy" else None
+
+    entry = eventually(unhealthy, "the failures of two attempts")
+    assert (entry["attempts"], entry["failures"], entry["error_rate"]) == (2, 2, 1.0)
+    eventually(
+        lambda: True if post(gateway, OPENAI, failure, stream=False).headers["x-tollgate-attempts"] == "1" else None,
+        "a worker that tries the healthy target first",
+    )
+
+
+def test_a_fallback_that_the_budget_refuses_shows_the_real_failure(gateway: Gateway) -> None:
+    """The client gets the provider's status, not a refusal: what failed is the provider. It is told why nothing came
+    after, and nothing is charged.
+    """
+    gateway.tags["fallback"] = "dear"
+
+    answer = post(gateway, OPENAI, "503 once", stream=False)
+
+    assert answer.status_code == 503
+    error = answer.json()
+    assert error["error"]["code"] == "provider_failed"
+    assert error["context"]["rule"] == "no-fallback"
+    assert error["context"]["not_tried"] == SERVED[OPENAI]
+    (entry,) = gateway.resolved(1)
+    assert (entry["charge_nanodollars"], entry["basis"], entry["status"]) == (0, "released", 503)
