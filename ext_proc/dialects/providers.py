@@ -36,3 +36,8 @@ _SPOKEN_BY: Final = {
 def speaks(provider: str, dialect_name: str) -> bool:
     """Whether accounts of this provider understand this dialect."""
     return provider in _SPOKEN_BY.get(dialect_name.partition("-")[0], frozenset())
+
+
+def families(provider: str) -> frozenset[str]:
+    """The dialect families that accounts of this provider understand."""
+    return frozenset(family for family, speakers in _SPOKEN_BY.items() if provider in speakers)

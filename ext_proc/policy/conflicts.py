@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ext_proc.policy.chain_conflicts import chain_conflicts
 from ext_proc.policy.compile import private_costs
 from ext_proc.policy.documents import Document
 from ext_proc.policy.documents.identity import IdentityDocument
@@ -21,7 +22,7 @@ from ext_proc.pricing.private import private_price
 
 def conflicts(documents: Sequence[Document]) -> list[PolicyError]:
     """Every conflict of a set, in document order."""
-    found = (_repeated_documents, _repeated_ids, _settings, _nested, _prices)
+    found = (_repeated_documents, _repeated_ids, _settings, _nested, chain_conflicts, _prices)
     return [error for check in found for error in check(documents)]
 
 
