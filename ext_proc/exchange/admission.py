@@ -171,8 +171,9 @@ class Admission:
         if reply.code in _GRANTED:
             native = self.terms.native
             forward = answers.forward(self._proposal, reply, self._head, settings, self.request_id, native=native)
-            audited = (Observe(Observation.AUDITED, rule) for rule in forward.ticket.would_refuse)
-            return State.FORWARDED, (*audited, forward)
+            refusing = (Observe(Observation.AUDITED, rule) for rule in forward.ticket.would_refuse)
+            swapping = (Observe(Observation.AUDITED_SWAP, rule) for rule in forward.ticket.would_downgrade)
+            return State.FORWARDED, (*refusing, *swapping, forward)
         if reply.code is Code.REFUSED:
             now_us = reply.stamp.redis_us if reply.stamp else self._head.now_us
             refusal = ledger_refusal(reply, answers.asked(self._proposal, reply), settings, now_us)

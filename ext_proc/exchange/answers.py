@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from http import HTTPStatus
 
 from ext_proc.dialects import error_body
@@ -19,7 +20,7 @@ from ext_proc.identity.claims import CERTIFICATE_HEADER
 from ext_proc.identity.keys import holds_key
 from ext_proc.identity.presented import CREDENTIAL_HEADERS, presented
 from ext_proc.ledger.interface import AccountState, HoldReply, Measure, WindowKind
-from ext_proc.policy.snapshot import ErrorFormat, Settings
+from ext_proc.policy.snapshot import ConstrainAction, ErrorFormat, MatchedRule, Settings
 from ext_proc.refusal import Refusal
 from ext_proc.routing.virtual_models import Member
 
@@ -108,6 +109,7 @@ def forward(
         hide_usage=asks_usage,
         labels=metric_labels(proposal, settings),
         would_refuse=would_refuse(proposal, reply),
+        would_downgrade=would_downgrade(proposal, reply),
         native=native and chain is None and not asks_usage and _is_small(proposal, reply.output_limit),
         store_failed=reply.stamp is None,
     )
@@ -220,14 +222,40 @@ def asked(proposal: Proposal, reply: HoldReply) -> Asked:
 
 
 def would_refuse(proposal: Proposal, reply: HoldReply) -> tuple[str, ...]:
-    """The rules in audit mode that would have refused this request: tags, guardrails, and accounts past their cap."""
-    audited = {rule.account for rule in proposal.candidates[reply.plan_index].rules if rule.audit}
+    """The rules in audit mode that would have refused this request: tags, guardrails, accounts past their cap, and
+    constrained ones that would not have let a premium model through.
+    """
     past_cap = (
         state.account.rule_id
-        for state in reply.states
-        if state.account in audited and state.spent + state.held > state.account.cap
+        for rule, state in _audited(proposal, reply)
+        if state.spent + state.held > state.account.cap
+        or _is_constrained(proposal, reply, rule, state, ConstrainAction.REFUSE_PREMIUM)
     )
     return tuple(dict.fromkeys((*proposal.audited, *past_cap)))
+
+
+def would_downgrade(proposal: Proposal, reply: HoldReply) -> tuple[str, ...]:
+    """The rules in audit mode that would have sent this request to a cheaper model, as they are constrained."""
+    return tuple(
+        state.account.rule_id
+        for rule, state in _audited(proposal, reply)
+        if _is_constrained(proposal, reply, rule, state, ConstrainAction.DOWNGRADE)
+    )
+
+
+def _audited(proposal: Proposal, reply: HoldReply) -> Iterator[tuple[MatchedRule, AccountState]]:
+    """The rules that nothing but audit mode keeps from deciding, and their accounts with this request's hold."""
+    rules = {rule.account: rule for rule in proposal.candidates[reply.plan_index].rules if rule.would_decide}
+    return ((rules[state.account], state) for state in reply.states if state.account in rules)
+
+
+def _is_constrained(
+    proposal: Proposal, reply: HoldReply, rule: MatchedRule, state: AccountState, action: ConstrainAction
+) -> bool:
+    constrained = rule.constrained
+    if constrained is None or constrained.action is not action or not proposal.candidates[reply.plan_index].gives_way:
+        return False
+    return state.spent >= constrained.spent_below(state.account.cap)
 
 
 def metric_labels(proposal: Proposal, settings: Settings) -> tuple[str, ...]:
@@ -237,6 +265,12 @@ def metric_labels(proposal: Proposal, settings: Settings) -> tuple[str, ...]:
     return (user, caller.tenant or "", *(caller.tags.get(key, "") for key in settings.metric_labels))
 
 
+def _verdict(ticket: Ticket) -> str:
+    refusing = (f"would_refuse={rule}" for rule in ticket.would_refuse)
+    downgrading = (f"would_downgrade={rule}" for rule in ticket.would_downgrade)
+    return "; ".join((ticket.verdict, *refusing, *downgrading))
+
+
 def _answer(candidate: Candidate, reply: HoldReply, ticket: Ticket, request_id: str) -> dict[str, str]:
     rules = {
         "matched": [rule.account.expanded_id for rule in candidate.rules],
@@ -244,7 +278,7 @@ def _answer(candidate: Candidate, reply: HoldReply, ticket: Ticket, request_id: 
     }
     return {
         "resolved_model": ticket.target,
-        "verdict": "; ".join((ticket.verdict, *(f"would_refuse={rule}" for rule in ticket.would_refuse))),
+        "verdict": _verdict(ticket),
         "request_id": request_id,
         "applied_rules": json.dumps(rules, separators=(",", ":")),  # ASCII: it becomes a header value
         **_remaining(reply.states, Measure.REQUESTS, "requests", reply),

@@ -170,6 +170,7 @@ def _detail(ticket: Ticket, usage: Usage, ending: dict[str, object]) -> str:
             "served_model": ticket.target,
             "verdict": ticket.verdict,
             "would_refuse": ticket.would_refuse,
+            "would_downgrade": ticket.would_downgrade,
             "usage": usage.counts(),
             "price_version": ticket.price.version,
             "rates_picodollars": _rates(ticket, usage),

@@ -77,6 +77,7 @@ class Observation(Enum):
 
     IGNORED_HEADER = auto()  # an `x-tfy-*` header that means nothing
     AUDITED = auto()  # a rule in audit mode would have refused the request
+    AUDITED_SWAP = auto()  # a rule in audit mode would have sent it to a cheaper model
     MISSING_KEY = auto()  # a rule's bucket key is missing: the request falls into `(none)`
     UNPRICED = auto()  # the target has no known price
 

@@ -25,6 +25,7 @@ from ext_proc.ledger.standing import Standing
 from ext_proc.ledger.windows import WindowCache
 from ext_proc.policy.trials import Trial, trials
 from ext_proc.refusal import Refusal
+from ext_proc.routing.selection import draw_of
 
 ReadStandings = Callable[[Iterable[AccountSpec], int], Awaitable[Mapping[AccountSpec, Standing]]]
 """Reads what accounts hold at a time (Redis microseconds), and changes nothing."""
@@ -113,7 +114,7 @@ async def explain(head: RequestHead, body: bytes, terms: Terms, read: ReadStandi
         reply=reply,
         standings=standings,
     )
-    found = _with_what_was_read(found, body, terms)
+    found = _with_what_was_read(found, body, terms, admission.hold_id)
     return found if reply is None else await _with_ways(found, body, terms, reply, admission.hold_id)
 
 
@@ -123,9 +124,9 @@ def _outcome(effects: tuple[AdmissionEffect, ...]) -> Forward | Refuse | PassUnm
     return outcome
 
 
-def _with_what_was_read(found: Explanation, body: bytes, terms: Terms) -> Explanation:
+def _with_what_was_read(found: Explanation, body: bytes, terms: Terms, hold_id: str) -> Explanation:
     caller = caller_of(found.head, terms)
-    understood = understand(found.head, body, terms)
+    understood = understand(found.head, body, terms, draw_of(hold_id))
     if isinstance(caller, Refusal):
         return found
     if not isinstance(understood, Understood):

@@ -52,7 +52,13 @@ def _model(found: Explanation) -> dict[str, object] | None:
     read = found.understood
     if read is None:
         return None
-    return {"requested": read.facts.model, "target": read.target.name, "dialect": read.endpoint.dialect.name}
+    return {
+        "requested": read.facts.model,
+        "target": read.target.name,
+        "dialect": read.endpoint.dialect.name,
+        "routed_by": None if read.routed.rule is None else read.routed.rule.id,
+        "options": [option.target.name for option in read.routed.options],
+    }
 
 
 def _rule(found: Explanation, trial: Trial) -> dict[str, object]:
@@ -104,6 +110,7 @@ def _way(way: Way) -> dict[str, object]:
         "price_version": candidate.target.price.version,
         "unpriced": candidate.target.unpriced,
         "throttled": bool(candidate.throttled),
+        "fallbacks": [fallback.target.name for fallback in candidate.fallbacks],
         "input": {
             "tokens": bound.tokens,
             "prompt_bytes": bound.prompt_bytes,
@@ -135,6 +142,7 @@ def _verdict(found: Explanation) -> dict[str, object]:
                 "target": ticket.target,
                 "output_limit": ticket.output_limit,
                 "would_refuse": list(ticket.would_refuse),
+                "would_downgrade": list(ticket.would_downgrade),
             }
         case PassUnmetered(account=account):
             return {"verdict": "unmetered", "account": account}

@@ -50,6 +50,9 @@ def _request(found: Explanation) -> Iterator[str]:
     if found.understood is not None:
         read = found.understood
         yield f"model   {read.facts.model} → {read.target.name} ({read.endpoint.dialect.name})"
+        if read.routed.rule is not None:
+            chain = ", ".join(option.target.name for option in read.routed.options)
+            yield f"route   {read.routed.rule.id}: {chain}; other requests may be drawn another order"
     if found.ignored_headers:
         yield f"note    these headers mean nothing here and are ignored: {', '.join(found.ignored_headers)}"
 
@@ -132,6 +135,9 @@ def _way(found: Explanation, way: Way, label: str) -> Iterator[str]:
     yield f"{label}{candidate.target.name}{slower}, priced by {price}" + (
         " (its own price is unknown)" if candidate.target.unpriced else ""
     )
+    if candidate.fallbacks:
+        others = ", ".join(fallback.target.name for fallback in candidate.fallbacks)
+        yield f"  may fail over to {others}: held for the dearest"
     yield f"  input   {_input(candidate.bounds.input)}"
     yield f"  output  {_output(found, way)}"
     request = f", {_dollars_of(rates.request)} per request" if rates.request else ""
@@ -204,6 +210,8 @@ def _verdict(found: Explanation) -> Iterator[str]:
             yield f"  served by {ticket.target}, at most {ticket.output_limit:,} output tokens"
             for rule in ticket.would_refuse:
                 yield f"  {rule} is in audit mode and would have refused"
+            for rule in ticket.would_downgrade:
+                yield f"  {rule} is in audit mode and would have swapped the model"
         case PassUnmetered(account=account):
             yield f"verdict: pass, unmetered, to {account}"
         case Refuse(refusal=refusal, headers=headers):

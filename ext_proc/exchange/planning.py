@@ -39,6 +39,7 @@ class Candidate:
     after: MatchedRule | None = None
     after_spent: int | None = None
     exhausted: bool = False
+    gives_way: bool = False  # a swap names a cheaper target for it
     throttled: tuple[MatchedRule, ...] = ()
     fallbacks: tuple[Candidate, ...] = ()  # what may serve if this target fails: held at the dearest of them
 
@@ -57,7 +58,7 @@ def candidates(
 
     Raises UnboundedError where strict admission cannot bound one of them.
     """
-    first = candidate(target, facts, match, terms)
+    first = replace(candidate(target, facts, match, terms), gives_way=cheaper is not None)
     acting = [rule for rule in first.rules if rule.deciding and rule.constrained is not None]
     by_action = {
         action: tuple(rule for rule in acting if rule.constrained and rule.constrained.action is action)

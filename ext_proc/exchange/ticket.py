@@ -44,6 +44,7 @@ class Ticket:
     hide_usage: bool  # the usage chunk was asked for by us, not by the client
     labels: tuple[str, ...] = ()  # metric label values: user, tenant, then the configured metric_labels
     would_refuse: tuple[str, ...] = ()  # rules in audit mode that would have refused it
+    would_downgrade: tuple[str, ...] = ()  # rules in audit mode that would have swapped its model
     began_ms: int = 0  # how long after the request was admitted this attempt began
     native: bool = False  # Envoy's own parsers read the usage: the end record settles, no meter is waited for
     store_failed: bool = False  # admitted while Redis did not answer: its hold is in a worker's outage journal
@@ -63,6 +64,9 @@ class Ticket:
             int(self.stream) | int(self.hide_usage) << 1 | int(self.store_failed) << 2 | int(self.native) << 3,
             [label[:MAX_LABEL_CHARS] for label in self.labels],
             [rule[:MAX_LABEL_CHARS] for rule in self.would_refuse[:MAX_AUDITED_RULES]],
+            [rule[:MAX_LABEL_CHARS] for rule in self.would_downgrade[: MAX_AUDITED_RULES - len(self.would_refuse)]]
+            if len(self.would_refuse) < MAX_AUDITED_RULES
+            else [],
             self.began_ms,
         ]
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
@@ -72,7 +76,7 @@ class Ticket:
         """Read `encode`'s form. Raises ValueError where it is not one."""
         try:
             hold_id, dialect, operation, requested, target, price, input_tokens, output_limit, *rest = json.loads(text)
-            verdict, flags, labels, would_refuse, began_ms = rest
+            verdict, flags, labels, would_refuse, would_downgrade, began_ms = rest
             return cls(
                 hold_id=hold_id,
                 dialect=dialect,
@@ -87,6 +91,7 @@ class Ticket:
                 hide_usage=bool(flags & 2),
                 labels=tuple(labels),
                 would_refuse=tuple(would_refuse),
+                would_downgrade=tuple(would_downgrade),
                 began_ms=began_ms,
                 store_failed=bool(flags & 4),
                 native=bool(flags & 8),

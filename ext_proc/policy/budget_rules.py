@@ -139,7 +139,7 @@ def _period_rules(
             thresholds=_thresholds(document.alerts),
             audit=document.mode is Mode.AUDIT,
             on_missing_key=_default_on_missing(unit, all_keys),
-            constrained=None if document.mode is Mode.AUDIT else DEFAULT_CONSTRAINED,
+            constrained=DEFAULT_CONSTRAINED,
         )
 
 
@@ -185,9 +185,7 @@ def _thresholds(alerts: Alerts | None) -> tuple[int, ...]:
 
 
 def _constrained(rule: BudgetRule) -> Constrained | None:
-    """Near the cap a rule that decides gives way to cheaper models, unless it says otherwise."""
-    if rule.audit_mode:
-        return None
+    """Near the cap a rule gives way to cheaper models, unless it says otherwise. One in audit mode only tells so."""
     written = rule.constrained
     if written is None:
         return DEFAULT_CONSTRAINED

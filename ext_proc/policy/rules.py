@@ -120,12 +120,12 @@ class RuleSet:
             values = tuple(_read(key, facts) for key in rule.keys)
             if rule.on_missing_key is OnMissingKey.SKIP and None in values:
                 continue
-            deciding = not rule.audit
+            decides = True
             if rule.first_match:
                 document = (rule.document_type, rule.document_name)
-                deciding = deciding and document not in decided
+                decides = document not in decided
                 decided.add(document)
-            matched.append(self._matched(index, values, rule.cap_for(facts.caller.plan), deciding))
+            matched.append(self._matched(index, values, rule.cap_for(facts.caller.plan), decides))
         return tuple(matched)
 
     def missing_keys(self, facts: MatchFacts) -> tuple[TagFinding, ...]:
@@ -146,18 +146,18 @@ class RuleSet:
         found = []
         for rule in self.rules:
             if set(rule.keys) == set(bucket):
-                account = _build(rule, tuple(bucket[key] for key in rule.keys), rule.cap, deciding=True).account
+                account = _build(rule, tuple(bucket[key] for key in rule.keys), rule.cap, decides=True).account
                 if rule_id in {rule.id, account.expanded_id}:
                     found.append(account)
         return tuple(found)
 
-    def _matched(self, index: int, values: tuple[str | None, ...], cap: int, deciding: bool) -> MatchedRule:
-        key = (index, values, cap, deciding)
+    def _matched(self, index: int, values: tuple[str | None, ...], cap: int, decides: bool) -> MatchedRule:
+        key = (index, values, cap, decides)
         made = self._kept.get(key)
         if made is None:
             if len(self._kept) >= MAX_KEPT_ACCOUNTS:
                 self._kept.clear()
-            made = self._kept[key] = _build(self.rules[index], values, cap, deciding=deciding)
+            made = self._kept[key] = _build(self.rules[index], values, cap, decides=decides)
         return made
 
 
@@ -166,7 +166,8 @@ def lacking(rule: Rule, facts: MatchFacts) -> tuple[str, ...]:
     return tuple(key for key in rule.keys if _read(key, facts) is None)
 
 
-def _build(rule: Rule, values: tuple[str | None, ...], cap: int, *, deciding: bool) -> MatchedRule:
+def _build(rule: Rule, values: tuple[str | None, ...], cap: int, *, decides: bool) -> MatchedRule:
+    """`decides`: nothing but audit mode would keep the rule from deciding."""
     shown = {key: NONE_SHOWN if value is None else value for key, value in zip(rule.keys, values, strict=True)}
     account = AccountSpec(
         document_type=rule.document_type,
@@ -189,7 +190,7 @@ def _build(rule: Rule, values: tuple[str | None, ...], cap: int, *, deciding: bo
         constrained = replace(constrained, throttle=throttle)
     return MatchedRule(
         account=account,
-        deciding=deciding,
+        deciding=decides and not rule.audit,
         audit=rule.audit,
         on_insufficient=rule.on_insufficient,
         min_output_tokens=rule.min_output_tokens,
@@ -199,6 +200,7 @@ def _build(rule: Rule, values: tuple[str | None, ...], cap: int, *, deciding: bo
         dashboard=rule.dashboard,
         on_exhausted=rule.on_exhausted,
         constrained=constrained,
+        would_decide=decides and rule.audit,
         subject=_subject(rule.condition),
     )
 

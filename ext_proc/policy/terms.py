@@ -110,6 +110,7 @@ class MatchedRule:
     dashboard: str | None = None  # a link of the rule's own
     on_exhausted: OnExhausted = OnExhausted.REFUSE
     constrained: Constrained | None = None  # None: nothing happens before the cap
+    would_decide: bool = False  # in audit mode, and would decide were it enforced
     subject: tuple[str, str] | None = None  # the one tag or caller its `when` names: whom the budget belongs to
 
 

@@ -46,6 +46,7 @@ class Admit:
         self._observers = {
             Observation.IGNORED_HEADER: worker.metrics.ignored_header,
             Observation.AUDITED: worker.metrics.would_refuse,
+            Observation.AUDITED_SWAP: worker.metrics.would_downgrade,
             Observation.MISSING_KEY: worker.metrics.missing_key,
             Observation.UNPRICED: worker.metrics.unpriced,
         }

@@ -69,6 +69,7 @@ class Metrics:
         self._unpriced = self._counter(names.UNPRICED)
         self._missing_key = self._counter(names.MISSING_KEY)
         self._would_refuse = self._counter(names.WOULD_REFUSE)
+        self._would_downgrade = self._counter(names.WOULD_DOWNGRADE)
         self._ignored_headers = self._counter(names.IGNORED_HEADERS)
         self._protocol_errors = self._counter(names.PROTOCOL_ERRORS)
         self._usage_missing = self._counter(names.USAGE_MISSING)
@@ -170,6 +171,10 @@ class Metrics:
     def would_refuse(self, rule: str) -> None:
         """A rule in audit mode would have refused a request."""
         self._would_refuse.child(rule).inc()
+
+    def would_downgrade(self, rule: str) -> None:
+        """A rule in audit mode would have sent a request to a cheaper model."""
+        self._would_downgrade.child(rule).inc()
 
     def ignored_header(self, name: str) -> None:
         """An `x-tfy-*` header came that means nothing to us."""

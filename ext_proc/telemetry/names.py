@@ -115,6 +115,12 @@ MISSING_KEY = MetricName(
 WOULD_REFUSE = MetricName(
     "tollgate_would_refuse", Kind.COUNTER, "Requests that a rule in audit mode would have refused.", ("rule",)
 )
+WOULD_DOWNGRADE = MetricName(
+    "tollgate_would_downgrade",
+    Kind.COUNTER,
+    "Requests that a rule in audit mode would have sent to a cheaper model.",
+    ("rule",),
+)
 IGNORED_HEADERS = MetricName(
     "tollgate_ignored_headers", Kind.COUNTER, "x-tfy-* request headers that mean nothing to us.", ("name",)
 )

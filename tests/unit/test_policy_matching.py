@@ -450,13 +450,13 @@ rules:
         (", constrained: {at: 80}", (80, ConstrainAction.DOWNGRADE)),
         (", constrained: {action: refuse_premium}", (90, ConstrainAction.REFUSE_PREMIUM)),
         (", constrained: {action: none}", None),
-        (", audit_mode: true", None),
+        (", audit_mode: true", (90, ConstrainAction.DOWNGRADE)),
     ],
 )
 def test_a_rule_is_constrained_at_ninety_percent_unless_it_says_otherwise(
     extra: str, expected: tuple[int, ConstrainAction] | None
 ) -> None:
-    """Downgrading at 90 % is the default; `none` fails fast at the cap; an audit rule never constrains."""
+    """Downgrading at 90 % is the default; `none` fails fast at the cap; an audit rule tells what it would do."""
     document = (
         f"name: b\ntype: gateway-budget-config\nrules: [{{id: r, when: {{}}, limit_to: 1, unit: cost_per_day{extra}}}]"
     )

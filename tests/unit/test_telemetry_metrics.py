@@ -40,6 +40,7 @@ PINNED = {
     "tollgate_unpriced_total": ("model",),
     "tollgate_missing_key_total": ("rule",),
     "tollgate_would_refuse_total": ("rule",),
+    "tollgate_would_downgrade_total": ("rule",),
     "tollgate_ignored_headers_total": ("name",),
     "tollgate_protocol_errors_total": ("kind",),
     "tollgate_usage_missing_total": ("model",),
@@ -81,6 +82,7 @@ def everything_happens(metrics: Metrics, model: str = "openai-main/gpt-4o") -> N
     metrics.unpriced(model)
     metrics.missing_key("per-repo")
     metrics.would_refuse("must-tag")
+    metrics.would_downgrade("search-weekly")
     metrics.ignored_header("x-tfy-user")
     metrics.protocol_error("unexpected_request_trailers")
     metrics.usage_missing(model)
