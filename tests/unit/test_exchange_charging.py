@@ -10,16 +10,24 @@ import pytest
 
 from ext_proc.dialects.interface import Part, Reading
 from ext_proc.exchange import charging
-from ext_proc.exchange.events import EndRecord, ResponseHead
+from ext_proc.exchange.events import EndRecord, RequestHead, ResponseHead
+from ext_proc.exchange.proposal import Proposal, propose
+from ext_proc.exchange.terms import Terms
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.ledger.ids import mint
 from ext_proc.ledger.interface import Basis, Resolution
 from ext_proc.pricing.price import Price, Tier
 from ext_proc.pricing.usage import Rates, Usage
+from tests.policy_kit import snapshot
 
 MINTED_US = 1_767_225_600_000_000
 HOLD_ID = mint(MINTED_US, b"8 bytes.")
 RATES = Rates(input_uncached=3_000_000, output=15_000_000)
+BUDGET = """
+name: budgets
+type: gateway-budget-config
+rules: [{id: all, when: {}, limit_to: 100, unit: cost_per_month}]
+"""
 USAGE = Usage(input_uncached=500, output=50, requests=1)
 
 
@@ -93,3 +101,23 @@ def test_time_is_charged_where_it_has_a_price(seen: str) -> None:
     assert resolution.charge.cost_nanodollars == 1_500 * 4_000
     assert detail["usage"]["served_ms"] == 1_500
     assert "served_ms" not in resolved(Reading(USAGE, output_known=True))[1]["usage"]
+
+
+def test_a_hold_assumes_the_place_that_is_asked_for() -> None:
+    """`inference_geo: us` is held at what it will cost; without it, at the plain rates."""
+
+    def held_nanodollars(**more: object) -> int:
+        asked = {
+            "model": "claude-sonnet-4-6",
+            "max_tokens": 10,
+            "messages": [{"role": "user", "content": "hi"}],
+            **more,
+        }
+        head = RequestHead("POST", "/v1/messages", (), now_us=MINTED_US)
+        terms = Terms.of(snapshot(BUDGET), lease_ms=1_000)
+        proposal = propose(head, json.dumps(asked).encode(), terms, HOLD_ID, "req_1")
+        assert isinstance(proposal, Proposal)
+        (posting,) = proposal.hold.plans[0].postings
+        return posting.fixed * 1_000 + posting.per_output_milli * 10
+
+    assert held_nanodollars(inference_geo="us") * 10 == held_nanodollars() * 11
