@@ -48,17 +48,16 @@ class UsageTable:
     by_place: tuple[tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]], ...] = field(init=False)
     """The same counts by the place of the object that holds them, the root key included: (place, (count, rest) …)."""
 
+    is_native: bool = field(init=False)
+    """Whether Envoy's filters can follow every path."""
+
     def __post_init__(self) -> None:
         places: dict[tuple[str, ...], list[tuple[str, tuple[str, ...]]]] = {}
         for entry in self.counts:
             cut = entry.path.index(self.root) + 1 if self.root in entry.path[:-1] else len(entry.path) - 1
             places.setdefault(entry.path[:cut], []).append((entry.count, entry.path[cut:]))
+        object.__setattr__(self, "is_native", all(entry.is_native for entry in self.counts))
         object.__setattr__(self, "by_place", tuple((place, tuple(entries)) for place, entries in places.items()))
-
-    @property
-    def is_native(self) -> bool:
-        """Whether Envoy's filters can follow every path."""
-        return all(entry.is_native for entry in self.counts)
 
     @property
     def texts(self) -> tuple[tuple[str, ...], ...]:

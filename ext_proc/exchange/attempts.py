@@ -17,6 +17,7 @@ from ext_proc.dialects.interface import Endpoint, RequestFacts
 from ext_proc.exchange import answers
 from ext_proc.exchange.chain import Chain
 from ext_proc.exchange.charging import by_failure
+from ext_proc.exchange.compact import compact
 from ext_proc.exchange.controls import Controls
 from ext_proc.exchange.effects import Refuse
 from ext_proc.exchange.errors import UnboundedError
@@ -193,7 +194,7 @@ def _context(chain: Chain, way: Candidate) -> str:
         "rules": [rule.account.expanded_id for rule in way.rules],
         "unpriced": way.target.unpriced,
     }
-    return json.dumps({**json.loads(chain.context), **own}, separators=(",", ":"), ensure_ascii=False)
+    return compact({**json.loads(chain.context), **own})
 
 
 def _read(attempt: Attempt, terms: Terms) -> tuple[Endpoint, RequestFacts, Target, Member | None] | Refusal:

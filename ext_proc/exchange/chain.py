@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Final
 
+from ext_proc.exchange.compact import compact
 from ext_proc.identity.caller import Caller, Source
 
 CHAIN_NAMESPACE: Final = "tollgate.chain"
@@ -71,7 +72,7 @@ class Chain:
             self.context,
             self.series,
         ]
-        return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+        return compact(fields)
 
     @classmethod
     def decode(cls, text: str) -> Chain:

@@ -15,12 +15,12 @@ and the usage where Envoy's own parsers read it).
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 from ext_proc.dialects import registry
 from ext_proc.dialects.interface import Reading
 from ext_proc.exchange.bounds import CHARGE_BYTES_PER_TOKEN_MILLI, TOKENS_PER_SECOND, tokens_of
+from ext_proc.exchange.compact import compact
 from ext_proc.exchange.events import EndRecord, ResponseHead
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.ledger.ids import minted_us
@@ -98,7 +98,7 @@ def _served(ticket: Ticket, reading: Reading, ending: dict[str, object]) -> tupl
     if reading.geo is not None:
         price = price.served_in(reading.geo)
     said = {name: value for name, value in named.items() if value is not None}
-    return replace(ticket, price=price), ending | said
+    return ticket if price is ticket.price else replace(ticket, price=price), ending | said
 
 
 def _settle_reported(ticket: Ticket, usage: Usage, reading: Reading, ending: dict[str, object]) -> Resolution:
@@ -149,7 +149,7 @@ def _settle(
 ) -> Resolution:
     if ticket.price.counts_time and isinstance(served_ms := ending["duration_ms"], int):
         usage = replace(usage, served_ms=served_ms)
-    priced = replace(usage, requests=max(1, usage.requests))
+    priced = usage if usage.requests else replace(usage, requests=1)
     charge = Charge(
         cost_nanodollars=ticket.price.charge_nanodollars(priced, parts),
         input_tokens=usage.input_tokens,
@@ -165,7 +165,7 @@ def _release(ticket: Ticket, *, requests: int, ending: dict[str, object]) -> Res
 
 def _detail(ticket: Ticket, usage: Usage, ending: dict[str, object]) -> str:
     """The part of the journal entry that is known at the end."""
-    return json.dumps(
+    return compact(
         {
             "served_model": ticket.target,
             "verdict": ticket.verdict,
@@ -175,9 +175,7 @@ def _detail(ticket: Ticket, usage: Usage, ending: dict[str, object]) -> str:
             "price_version": ticket.price.version,
             "rates_picodollars": _rates(ticket, usage),
             **ending,
-        },
-        separators=(",", ":"),
-        ensure_ascii=False,
+        }
     )
 
 

@@ -67,7 +67,8 @@ def candidates(
     downgrading = by_action[ConstrainAction.DOWNGRADE] if cheaper is not None else ()
     premium = by_action[ConstrainAction.REFUSE_PREMIUM] if cheaper is not None else ()
     throttling = by_action[ConstrainAction.THROTTLE]
-    found = [replace(first, constraining=(*downgrading, *premium, *throttling), fallbacks=fallbacks)]
+    constraining = (*downgrading, *premium, *throttling)
+    found = [replace(first, constraining=constraining, fallbacks=fallbacks) if constraining or fallbacks else first]
     if fallbacks:
         found.append(replace(found[0], fallbacks=()))  # served, if not by a dearer one should it fail
     others = (*downgrading, *premium)
@@ -134,17 +135,20 @@ def plan(candidate: Candidate) -> Plan:
 
     after = candidate.after
 
-    def posting(account: AccountSpec, *, deciding: bool) -> Posting:
-        fixed = max(_fixed(account.measure, way.bounds, rates) for way, rates in held)
-        per_output_milli = max(_per_output_milli(account.measure, rates) for _, rates in held)
-        return Posting(account, deciding, fixed, per_output_milli)
+    def posting(
+        account: AccountSpec, *, deciding: bool, spent_below: int | None = None, spent_from: int | None = None
+    ) -> Posting:
+        fixed = max([_fixed(account.measure, way.bounds, rates) for way, rates in held])
+        per_output_milli = max([_per_output_milli(account.measure, rates) for _, rates in held])
+        return Posting(account, deciding, fixed, per_output_milli, spent_below=spent_below, spent_from=spent_from)
 
     def is_after(rule: MatchedRule) -> bool:
         return after is not None and after.account == rule.account
 
     postings = [
-        replace(
-            posting(rule.account, deciding=rule.deciding and not (is_after(rule) and candidate.exhausted)),
+        posting(
+            rule.account,
+            deciding=rule.deciding and not (is_after(rule) and candidate.exhausted),
             spent_below=_threshold(rule) if rule in candidate.constraining else None,
             spent_from=candidate.after_spent if is_after(rule) else None,
         )
@@ -181,7 +185,8 @@ def candidate(target: Target, facts: RequestFacts, match: MatchFacts, terms: Ter
     )
     # What must not be exceeded is written into a request that names no limit of its own.
     sets_limit = facts.output_limit is None and (strict or output_cap is not None)
-    priced = replace(target, price=target.price.asked_for(facts.service_tier))
+    price = target.price.asked_for(facts.service_tier)
+    priced = target if price is target.price else replace(target, price=price)
     return Candidate(priced, rules, bounds, sets_limit, facts.input_kinds, facts.geo)
 
 

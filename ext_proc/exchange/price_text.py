@@ -6,7 +6,12 @@ zero is left out, and so is a reasoning rate that is the output rate.
 
 from __future__ import annotations
 
-from ext_proc.pricing.price import Price, Tier
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from ext_proc.pricing.price import PRICES_REMEMBERED, Price, Tier
 from ext_proc.pricing.usage import Rates
 
 _CODES = {
@@ -32,14 +37,25 @@ _CODES = {
 _NAMES = {code: name for name, code in _CODES.items()}
 
 
+@lru_cache(maxsize=PRICES_REMEMBERED)
 def encode_price(price: Price) -> list[object]:
-    """[version, marginal, tiers, [[service tier, tiers], …]]; tiers are [[above input tokens, rates], …]."""
+    """[version, marginal, tiers, [[service tier, tiers], …]]; tiers are [[above input tokens, rates], …].
+
+    Equal prices share one list: it is to be written, never changed.
+    """
     service_tiers = [[name, _encode_tiers(tiers)] for name, tiers in price.service_tiers]
     return [price.version, int(price.marginal), _encode_tiers(price.tiers), service_tiers]
 
 
 def decode_price(encoded: list[object]) -> Price:
     """Read `encode_price`'s form. Raises ValueError, TypeError or KeyError where it is not one."""
+    return _decoded(orjson.dumps(encoded))
+
+
+@lru_cache(maxsize=PRICES_REMEMBERED)
+def _decoded(text: bytes) -> Price:
+    """Few prices are in force at a time, and each comes in thousands of tickets: as text again, it can be looked up."""
+    encoded: list[Any] = orjson.loads(text)
     version, marginal, tiers, service_tiers = encoded
     if not (isinstance(version, str) and isinstance(service_tiers, list)):
         raise TypeError("a price is [version, marginal, tiers, service tiers]")

@@ -6,7 +6,6 @@ target and its price, matches the rules, bounds the tokens, and words the hold.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 
 from ext_proc.dialects import batch, registry
@@ -14,6 +13,7 @@ from ext_proc.dialects.errors import DialectError
 from ext_proc.dialects.interface import Dialect, Endpoint, RequestFacts
 from ext_proc.exchange import request_refusals as refused
 from ext_proc.exchange.chain import Attempts
+from ext_proc.exchange.compact import compact
 from ext_proc.exchange.controls import read_controls
 from ext_proc.exchange.errors import UnboundedError
 from ext_proc.exchange.events import RequestHead
@@ -190,7 +190,8 @@ def _breached(
         output_tokens=None if facts.output_limit is None else way.bounds.output_max,
         document=facts.document,
     )
-    return snapshot.guard(replace(match, target=way.target.name), request)
+    asked = match if match.target == way.target.name else replace(match, target=way.target.name)
+    return snapshot.guard(asked, request)
 
 
 def _is_denied(way: Candidate, body: bytes, facts: RequestFacts, match: MatchFacts, snapshot: Snapshot) -> bool:
@@ -208,7 +209,7 @@ def _context(dialect: Dialect, facts: RequestFacts, caller: Caller, candidate: C
         "source": caller.source.value,
         "key": caller.key_id,
     }
-    return json.dumps(
+    return compact(
         {
             "request_id": request_id,
             "caller": identity,
@@ -221,9 +222,7 @@ def _context(dialect: Dialect, facts: RequestFacts, caller: Caller, candidate: C
             "stream": facts.stream,
             "rules": [rule.account.expanded_id for rule in candidate.rules],
             "unpriced": candidate.target.unpriced,
-        },
-        separators=(",", ":"),
-        ensure_ascii=False,
+        }
     )
 
 

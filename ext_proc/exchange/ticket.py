@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from ext_proc.exchange.compact import compact
 from ext_proc.exchange.price_text import decode_price, encode_price
 from ext_proc.pricing.price import Price
 
@@ -69,7 +70,7 @@ class Ticket:
             else [],
             self.began_ms,
         ]
-        return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+        return compact(fields)
 
     @classmethod
     def decode(cls, text: str) -> Ticket:

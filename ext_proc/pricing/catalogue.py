@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, time
 from decimal import ROUND_HALF_UP, Decimal
-from functools import cache
+from functools import cache, lru_cache
 
 import genai_prices
 from genai_prices import data_snapshot, types
@@ -70,6 +70,10 @@ _FALLBACKS: dict[str, tuple[str, ...]] = {
 """Which catalogue keys give a rate, the first that is there."""
 
 
+_MODELS_REMEMBERED = 4096
+"""Bounds what is remembered of the names that clients use."""
+
+
 def version() -> str:
     """The name of the catalogue in force, as it stands in every charge priced from it."""
     return f"genai-prices-{genai_prices.__version__}"
@@ -115,6 +119,7 @@ def _providers() -> list[types.Provider]:
     return data_snapshot.get_snapshot().providers
 
 
+@lru_cache(maxsize=_MODELS_REMEMBERED)
 def _find(provider: str, model: str) -> tuple[str, types.ModelInfo] | None:
     entry = _provider(provider)
     found = entry.find_model(model, all_providers=_providers()) if entry else None

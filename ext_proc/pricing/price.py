@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Self
 
 from ext_proc.pricing.usage import (
@@ -28,6 +29,9 @@ INPUT_KINDS = frozenset({
 })  # fmt: skip
 """The rates an input token can be billed at. A request that cannot reach all of them says so, and is held for less."""
 
+
+PRICES_REMEMBERED = 1024
+"""Bounds what is remembered of prices that were computed from others."""
 
 BATCH_TIER = "batch"
 DEFAULT_TIERS = ("default", "standard")
@@ -82,6 +86,12 @@ class Price:
                 return replace(self, tiers=tiers, service_tiers=())
         return replace(self, service_tiers=()) if self.service_tiers else self
 
+    def __hash__(self) -> int:
+        """Of what tells prices apart most often: a hash of every rate would cost more than what it helps to find."""
+        rates = self.tiers[0].rates
+        return hash((self.version, rates.input_uncached, rates.output, len(self.service_tiers)))
+
+    @lru_cache(maxsize=PRICES_REMEMBERED)  # noqa: B019 - prices are few and live as long as the price book
     def asked_for(self, service_tier: str | None) -> Self:
         """The price as a request that asks for this service tier is held at it.
 

@@ -5,6 +5,7 @@ Every header value is read from and written to `raw_value`: Envoy's ext_proc ign
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from google.protobuf.json_format import MessageToDict
@@ -122,7 +123,7 @@ def end_record(entry: log_pb.HTTPAccessLogEntry) -> EndRecord:
 def acknowledge_head(hold_id: str, worker: str) -> bytes:
     """Go on to the body; the id goes into the metadata before the hold exists, so that every record can be matched."""
     response = pb.ProcessingResponse(request_headers=pb.HeadersResponse())
-    response.dynamic_metadata.update({NAMESPACE: {"id": hold_id, "worker": worker}})
+    _note(response, {NAMESPACE: {"id": hold_id, "worker": worker}})
     return response.SerializeToString()
 
 
@@ -137,7 +138,7 @@ def forward(effect: Forward, credential: tuple[tuple[str, str], ...], worker: st
         *_limits(effect.limits),
     ]
     if effect.chain is not None:
-        response.dynamic_metadata.update({CHAIN_NAMESPACE: {"chain": effect.chain.encode()}})
+        _note(response, {CHAIN_NAMESPACE: {"chain": effect.chain.encode()}})
     else:
         headers += [(_PSEUDO_PATH, effect.path), *effect.set_headers, *credential]
         if effect.body is not None:
@@ -145,7 +146,7 @@ def forward(effect: Forward, credential: tuple[tuple[str, str], ...], worker: st
             headers.append(("content-length", str(len(effect.body))))
     _mutate(common.header_mutation, headers, effect.remove_headers)
     ticket = {"id": effect.ticket.hold_id, "worker": worker, "ticket": effect.ticket.encode()}
-    response.dynamic_metadata.update({NAMESPACE: ticket, ANSWER_NAMESPACE: effect.answer})
+    _note(response, {NAMESPACE: ticket, ANSWER_NAMESPACE: effect.answer})
     return response.SerializeToString()
 
 
@@ -163,10 +164,10 @@ def send_attempt(send: Send, credential: tuple[tuple[str, str], ...], worker: st
     set_now = {name for name, _ in headers}
     removed = dict.fromkeys((*CREDENTIAL_HEADERS, *send.remove_headers))
     _mutate(common.header_mutation, headers, tuple(name for name in removed if name not in set_now))
-    response.dynamic_metadata.update({ANSWER_NAMESPACE: send.answer, TRIED_NAMESPACE: {"status": ""}})
+    _note(response, {ANSWER_NAMESPACE: send.answer, TRIED_NAMESPACE: {"status": ""}})
     if send.ticket is not None:
         ticket = {"id": send.ticket.hold_id, "worker": worker, "ticket": send.ticket.encode()}
-        response.dynamic_metadata.update({NAMESPACE: ticket})
+        _note(response, {NAMESPACE: ticket})
     return response.SerializeToString()
 
 
@@ -177,7 +178,7 @@ def pass_unmetered(effect: PassUnmetered, credential: tuple[tuple[str, str], ...
     common.clear_route_cache = True
     headers = [(CLUSTER_HEADER, effect.account), (METER_HEADER, Metering.NATIVE.value), (_PSEUDO_PATH, effect.path)]
     _mutate(common.header_mutation, [*headers, *credential], effect.remove_headers)
-    response.dynamic_metadata.update({NAMESPACE: {"id": ""}})
+    _note(response, {NAMESPACE: {"id": ""}})
     return response.SerializeToString()
 
 
@@ -241,6 +242,14 @@ def _pairs(headers: core_pb.HeaderMap) -> list[tuple[str, str]]:
         (header.key, (header.raw_value or header.value.encode()).decode("utf-8", "surrogateescape"))
         for header in headers.headers
     ]
+
+
+def _note(response: pb.ProcessingResponse, namespaces: Mapping[str, Mapping[str, str]]) -> None:
+    """Texts for the dynamic metadata. Written field by field: a Struct's own `update` takes four times as long."""
+    for namespace, values in namespaces.items():
+        fields = response.dynamic_metadata.fields[namespace].struct_value.fields
+        for name, value in values.items():
+            fields[name].string_value = value
 
 
 def _mutate(mutation: pb.HeaderMutation, headers: list[tuple[str, str]], removed: tuple[str, ...]) -> None:

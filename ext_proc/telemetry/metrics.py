@@ -49,6 +49,7 @@ class Metrics:
     ) -> None:
         if metrics_dir is not None:
             _require_multiprocess(metrics_dir)
+            _remember_process()
         self.registry = registry or CollectorRegistry()
         self._max_label_values = max_label_values
         self._max_series = max_series
@@ -245,6 +246,12 @@ class Metrics:
 
 
 _CHARGED = (names.REQUEST_COST, names.INPUT_TOKENS, names.OUTPUT_TOKENS)
+
+
+def _remember_process() -> None:
+    """Ask the kernel once who we are: the library asks at every increment, for programs that fork; workers do not."""
+    pid = os.getpid()
+    values.ValueClass = values.MultiProcessValue(lambda: pid)  # type: ignore[no-untyped-call]  # the library has no types here
 
 
 def _require_multiprocess(metrics_dir: Path) -> None:
