@@ -170,7 +170,7 @@ class Code(StrEnum):
     SETTLED = "settled"
     RELEASED = "released"
     CORRECTED = "corrected"  # a late settle of an expired hold moved the charge to the real one, once
-    TOMBSTONED = "tombstoned"  # resolved before its hold arrived: the hold will be answered ALREADY_RESOLVED
+    TOMBSTONED = "tombstoned"  # resolved before its hold arrived: that is answered ALREADY_RESOLVED, unless restored
     RENEWED = "renewed"
     RESET = "reset"  # the account began anew by hand
     RESUMED = "resumed"  # a latched account is open again
@@ -296,6 +296,13 @@ class Ledger(Protocol):
 
     async def hold(self, request: HoldRequest) -> HoldReply:
         """Ask for a hold."""
+        ...
+
+    async def restore(self, request: HoldRequest) -> HoldReply:
+        """Hold what was admitted already (`outage.admitted`), whatever the caps say, in today's windows.
+
+        A settle that came before it is charged when the reaper next comes by.
+        """
         ...
 
     async def resolve(self, resolution: Resolution) -> ResolveReply:

@@ -109,6 +109,7 @@ class _Hold:
     postings: tuple[_HeldPosting, ...] = ()
     context: str = "{}"
     series: tuple[tuple[str, str], ...] = ()
+    waiting: Resolution | None = None  # the settle that came before its hold
 
 
 class MemoryLedger:
@@ -140,6 +141,15 @@ class MemoryLedger:
             self._resolve(request.previous, now_us)
         return self._stamped(self._hold(request, now_us), now_us)
 
+    async def restore(self, request: HoldRequest) -> HoldReply:
+        """Hold what was admitted while the ledger was away (`outage.admitted`), whatever the caps say.
+
+        A settle that came before it is charged when the reaper next comes by.
+        """
+        now_us = self._begin()
+        saturated = replace(request, plans=tuple(saturated_plan(plan) for plan in request.plans))
+        return self._stamped(self._hold(saturated, now_us, restored=True), now_us)
+
     async def resolve(self, resolution: Resolution) -> ResolveReply:
         """Settle or release a hold, once."""
         now_us = self._begin()
@@ -160,10 +170,9 @@ class MemoryLedger:
         """Charge in full the holds whose lease ran out, the oldest first."""
         now_us = self._begin()
         overdue = sorted((until, hold_id) for hold_id, until in self._leases.items() if until <= now_us)[:limit]
-        for _, hold_id in overdue:
-            self._expire(hold_id, now_us)
+        expired = sum(self._expire(hold_id, now_us) for _, hold_id in overdue)
         self._stamp(now_us)
-        return len(overdue)
+        return expired
 
     async def balances(self, *, rule: str | None, limit: int, cursor: str) -> tuple[tuple[AccountBalance, ...], str]:
         """A page of live calendar and lifetime accounts, those first that are forgotten first."""
@@ -272,16 +281,18 @@ class MemoryLedger:
 
     # --- hold ---------------------------------------------------------------------------------------------------
 
-    def _hold(self, request: HoldRequest, now_us: int) -> HoldReply:
+    def _hold(self, request: HoldRequest, now_us: int, *, restored: bool = False) -> HoldReply:
         fingerprint = content(request)
         known = self._known(request.hold_id, now_us)
+        waiting = known.waiting if known is not None and known.resolved else None
+        if restored and (known is None or waiting is not None):
+            reply = self._grant(request, 0, now_us)
+            if waiting is not None:
+                self._holds[request.hold_id].waiting = waiting
+                self._leases[request.hold_id] = now_us
+            return reply
         if known is not None:
-            if known.resolved or known.expired:
-                return HoldReply(Code.ALREADY_RESOLVED)
-            if known.fingerprint != fingerprint:
-                return HoldReply(Code.EXISTS_WITH_DIFFERENT_AMOUNT)
-            assert known.reply is not None, "an open hold remembers its answer"
-            return replace(known.reply, code=Code.EXISTS)
+            return _repeated(known, fingerprint)
         refused = self._refused.get(request.hold_id)
         if refused is not None and refused[2] > now_us:
             return refused[1] if refused[0] == fingerprint else HoldReply(Code.EXISTS_WITH_DIFFERENT_AMOUNT)
@@ -391,9 +402,19 @@ class MemoryLedger:
             if self._is_too_old(resolution.hold_id, now_us):
                 return Code.TOO_OLD
             self._entomb(resolution.hold_id, fingerprint, now_us)
+            if resolution.basis is not Basis.RELEASED:
+                self._holds[resolution.hold_id].waiting = resolution
             return Code.TOMBSTONED
+        if known.waiting is not None:
+            first = (known.waiting.basis, effective(known.waiting))
+            return Code.EXISTS if first == fingerprint else Code.ALREADY_RESOLVED
         if known.resolved:
             return Code.EXISTS if known.fingerprint == fingerprint else Code.ALREADY_RESOLVED
+        return self._settle(resolution, known, now_us)
+
+    def _settle(self, resolution: Resolution, known: _Hold, now_us: int) -> Code:
+        """Replace what a hold set aside, or was charged when it expired, by the charge."""
+        charge = effective(resolution)
         for posting in known.postings:
             spent = charged(charge, posting.measure)
             if known.expired:
@@ -404,13 +425,17 @@ class MemoryLedger:
         self._record_series(known.series, cost, charged(charge, Measure.TOKENS), now_us)
         self._write_entry(resolution, known, cost, now_us)
         self._leases.pop(resolution.hold_id, None)
-        self._entomb(resolution.hold_id, fingerprint, now_us)
+        self._entomb(resolution.hold_id, (resolution.basis, charge), now_us)
         if known.expired:
             return Code.CORRECTED
         return Code.RELEASED if resolution.basis is Basis.RELEASED else Code.SETTLED
 
-    def _expire(self, hold_id: str, now_us: int) -> None:
+    def _expire(self, hold_id: str, now_us: int) -> bool:
+        """Whether the hold expired: one whose settle was there before it is charged that instead."""
         known = self._holds[hold_id]
+        if known.waiting is not None:
+            self._settle(known.waiting, known, now_us)
+            return False
         for posting in known.postings:
             self._post(known, posting, -posting.amount, _expired_charge(posting), now_us)
         self._record_series(known.series, _hold_nanodollars(known), 0, now_us)
@@ -419,6 +444,7 @@ class MemoryLedger:
         known.expires_us = self._remembered_until_us(hold_id, now_us)
         del self._leases[hold_id]
         self._changed = True
+        return True
 
     def _post(self, hold: _Hold, posting: _HeldPosting, held: int, spent: int, now_us: int) -> None:
         """Move one account, if the generation (and the slot) that the hold was made in is still there."""
@@ -558,6 +584,15 @@ class MemoryLedger:
                 slack = self._retention.resolved_ms * 1000
         if account.expires_us < needed:
             account.expires_us = needed + slack
+
+
+def _repeated(known: _Hold, fingerprint: object) -> HoldReply:
+    if known.resolved or known.expired:
+        return HoldReply(Code.ALREADY_RESOLVED)
+    if known.fingerprint != fingerprint:
+        return HoldReply(Code.EXISTS_WITH_DIFFERENT_AMOUNT)
+    assert known.reply is not None, "an open hold remembers its answer"
+    return replace(known.reply, code=Code.EXISTS)
 
 
 def content(request: HoldRequest) -> object:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -24,14 +24,13 @@ from ext_proc.ledger.interface import (
     Basis,
     Charge,
     Code,
-    HoldReply,
     HoldRequest,
+    Ledger,
     Measure,
     Period,
     Plan,
     Posting,
     Resolution,
-    ResolveReply,
     Window,
     WindowKind,
 )
@@ -133,18 +132,6 @@ class EventLog:
         self._size += os.write(self._file, line)
 
 
-class Replayable(Protocol):
-    """What a log is replayed to."""
-
-    async def restore(self, request: HoldRequest) -> HoldReply:
-        """Hold what was admitted already, whatever the caps say."""
-        ...
-
-    async def resolve(self, resolution: Resolution) -> ResolveReply:
-        """Settle or release."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Replayed:
     """What a replay did. `complete` is False where Redis went away again: replay the log again later."""
@@ -154,7 +141,7 @@ class Replayed:
     settled: int = 0
 
 
-async def replay(log: EventLog, ledger: Replayable, *, since_us: int = 0) -> Replayed:
+async def replay(log: EventLog, ledger: Ledger, *, since_us: int = 0) -> Replayed:
     """Bring what is in the log to Redis, in order. What Redis knows already is left as it is.
 
     `since_us` leaves out ids minted before: those whose tombstones may be gone must not be brought back.

@@ -156,16 +156,20 @@ class RedisLedger:
         return Code(reply[0].decode())
 
     async def expire(self, limit: int) -> int:
-        """Charge in full the holds whose lease ran out, the oldest first; 0 where Redis does not answer."""
-        expired = 0
-        while expired < limit:
-            batch = min(EXPIRE_BATCH, limit - expired)
+        """Charge in full the holds whose lease ran out, the oldest first; 0 where Redis does not answer.
+
+        Restored holds whose settle was there before them are charged that settle, and not counted.
+        """
+        taken = expired = 0
+        while taken < limit:
+            batch = min(EXPIRE_BATCH, limit - taken)
             keep_us = self._options.retention.resolved_ms * 1000
             try:
                 reply = await self._shielded(self._asker.run("expire", batch, keep_us))
             except StoreError:
                 break
-            expired += int(reply[4])
+            taken += int(reply[4])
+            expired += int(reply[5])
             if int(reply[4]) < batch:
                 break
         return expired

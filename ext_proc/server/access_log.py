@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from dataclasses import dataclass
 from typing import Final
 
 from ext_proc.exchange.effects import Resolve
@@ -30,12 +31,22 @@ GRACE_SECONDS: Final = 2.0
 """How long after the end meter is given to settle first: it has read the body, the record only counted its bytes."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A request that ended, and when to settle it from its record; times are the event loop's seconds."""
+
+    due_at: float
+    ticket: Ticket
+    record: EndRecord
+    ended_at: float
+
+
 class AccessLog:
     """Serves the access log service of one worker."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._pending: deque[tuple[float, Ticket, EndRecord]] = deque()
+        self._pending: deque[_Pending] = deque()
         self._wake: asyncio.TimerHandle | None = None
 
     async def serve(self, stream: LogStream) -> service_pb.StreamAccessLogsResponse:
@@ -55,8 +66,8 @@ class AccessLog:
     def flush(self) -> None:
         """Settle what waits, now: the worker is draining."""
         while self._pending:
-            _, ticket, record = self._pending.popleft()
-            self._settle(ticket, record)
+            waiting = self._pending.popleft()
+            self._settle(waiting.ticket, waiting.record)
 
     def _take(self, entry: log_pb.HTTPAccessLogEntry, running: list[str]) -> None:
         metadata = entry.common_properties.metadata
@@ -82,25 +93,26 @@ class AccessLog:
         if ticket.native:
             self._settle(ticket, record)
         else:
-            self._wait(ticket, record)
+            self._wait(ticket, record, asyncio.get_running_loop().time())
 
-    def _wait(self, ticket: Ticket, record: EndRecord) -> None:
+    def _wait(self, ticket: Ticket, record: EndRecord, ended_at: float) -> None:
         loop = asyncio.get_running_loop()
-        self._pending.append((loop.time() + GRACE_SECONDS, ticket, record))
+        self._pending.append(_Pending(loop.time() + GRACE_SECONDS, ticket, record, ended_at))
         if self._wake is None:
             self._wake = loop.call_later(GRACE_SECONDS, self._settle_due)
 
     def _settle_due(self) -> None:
         loop = asyncio.get_running_loop()
         self._wake = None
-        while self._pending and self._pending[0][0] <= loop.time():
-            _, ticket, record = self._pending.popleft()
-            if ticket.store_failed and not self._worker.outage.is_over:
-                self._wait(ticket, record)  # what another worker's meter read is still on its way to Redis
+        while self._pending and self._pending[0].due_at <= loop.time():
+            waiting = self._pending.popleft()
+            ticket, record, ended_at = waiting.ticket, waiting.record, waiting.ended_at
+            if ticket.store_failed and not self._worker.outage.is_over_for(ended_at):
+                self._wait(ticket, record, ended_at)  # what another worker's meter read is still on its way to Redis
             else:
                 self._settle(ticket, record)
         if self._pending:
-            self._wake = loop.call_at(self._pending[0][0], self._settle_due)
+            self._wake = loop.call_at(self._pending[0].due_at, self._settle_due)
 
     def _settle(self, ticket: Ticket, record: EndRecord) -> None:
         if self._worker.settler.knows(ticket.hold_id):

@@ -1,15 +1,14 @@
 """What a worker does while Redis does not answer: admit what the rules allow, remember it on disk, bring it back later.
 
 A request that was admitted without Redis carries `store_failed` in its ticket. Its hold and its resolution go to the
-worker's outage journal, in order, and are replayed by id when Redis is back. A resolution that another worker's hold
-belongs to waits a little longer, so that the hold is there first.
+worker's outage journal and are replayed by id when Redis is back. Where another worker resolves it, its resolution may
+reach Redis before the hold does: the ledger keeps it and charges it when the hold is restored.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +21,9 @@ from ext_proc.telemetry.metrics import Metrics
 _LOG = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 0.5
-FOREIGN_GRACE_SECONDS: Final = 5.0
-"""How long after Redis is back a worker waits before it brings resolutions of holds that other workers admitted."""
+REPLAY_SECONDS: Final = 10.0
+"""How long after Redis is back every worker has surely brought what it kept. Until then the log does not settle such a
+request by its own estimate: what meter read of it may still be on its way."""
 
 
 class Outage:
@@ -33,12 +33,9 @@ class Outage:
         self._ledger = ledger
         self._metrics = metrics
         self._allowance = LocalAllowance()
-        self._own = EventLog(directory, "outage")
-        self._foreign = EventLog(directory, "outage-foreign")
-        self._admitted: set[str] = set()  # ids in the own journal that Redis does not know yet
-        # What a predecessor of this name left behind is replayed too.
-        self._own_entries = sum(1 for _ in self._own.read())
-        self._foreign_entries = sum(1 for _ in self._foreign.read())
+        self._log = EventLog(directory, "outage")
+        self._admitted: set[str] = set()  # ids in the journal that Redis does not know yet
+        self._entries = sum(1 for _ in self._log.read())  # what a predecessor of this name left behind is replayed too
         self._available_since: float | None = None
 
     def admit(self, request: HoldRequest, wish: OnStoreFailure) -> HoldReply | None:
@@ -48,8 +45,8 @@ class Outage:
             return None
         if wish is OnStoreFailure.LOCAL and not self._allowance.admit(plan, plan.output_max):
             return None
-        self._own.append_hold(request, 0, plan.output_max)
-        self._own_entries += 1
+        self._log.append_hold(request, 0, plan.output_max)
+        self._entries += 1
         self._admitted.add(request.hold_id)
         for posting in plan.postings:
             if posting.deciding and posting.account.measure is Measure.COST:
@@ -58,60 +55,49 @@ class Outage:
         return HoldReply(Code.HELD, output_limit=plan.output_max)
 
     def keep(self, resolution: Resolution) -> bool:
-        """Keep the resolution of a request that was admitted without Redis; False where Redis knows its hold by now."""
-        if resolution.hold_id in self._admitted:
-            self._own.append_resolution(resolution)
-            self._own_entries += 1
-            return True
-        if self._available_since is not None and not self._is_fresh():
+        """Keep the resolution of a request that was admitted without Redis; False where it may go to Redis at once."""
+        if self._ledger.is_available and resolution.hold_id not in self._admitted:
             return False
-        self._foreign.append_resolution(resolution)
-        self._foreign_entries += 1
+        self._log.append_resolution(resolution)
+        self._entries += 1
         return True
 
-    @property
-    def is_over(self) -> bool:
-        """Whether Redis has been back for long enough that every worker has brought what it kept."""
+    def is_over_for(self, ended_at: float) -> bool:
+        """Whether every worker has brought what it kept of a request that ended then, in the event loop's seconds.
+
+        This worker may not have noticed a short outage, so the request's own end counts too.
+        """
         since = self._available_since
-        return since is not None and asyncio.get_running_loop().time() > since + 2 * FOREIGN_GRACE_SECONDS
+        return since is not None and asyncio.get_running_loop().time() > max(since, ended_at) + REPLAY_SECONDS
 
     async def run(self) -> None:
-        """Replay the journals whenever Redis is back."""
+        """Replay the journal whenever Redis is back."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             await self.look()
 
     async def look(self) -> None:
-        """One look: replay what there is, when it is time."""
+        """One look: replay what there is, once Redis answers."""
         if not self._ledger.is_available:
             self._available_since = None
             return
         if self._available_since is None:
             self._available_since = asyncio.get_running_loop().time()
-        if self._own_entries:
-            self._own_entries = await self._replay(self._own, lambda: self._own_entries)
-            if not self._own_entries:
-                self._admitted.clear()
-                self._allowance.recovered()
-        if self._foreign_entries and not self._is_fresh():
-            self._foreign_entries = await self._replay(self._foreign, lambda: self._foreign_entries)
+        if self._entries:
+            await self._replay()
 
     def close(self) -> None:
-        """Close the files; what they hold is replayed by the next worker of this name."""
-        self._own.close()
-        self._foreign.close()
+        """Close the file; what it holds is replayed by the next worker of this name."""
+        self._log.close()
 
-    def _is_fresh(self) -> bool:
-        """Whether Redis came back so lately that other workers may still be bringing their holds."""
-        assert self._available_since is not None, "asked only while Redis answers"
-        return asyncio.get_running_loop().time() < self._available_since + FOREIGN_GRACE_SECONDS
-
-    async def _replay(self, log: EventLog, entries: Callable[[], int]) -> int:
-        """Bring a journal to Redis; how many entries are left. What is appended meanwhile is replayed next time."""
-        before = entries()
-        done = await replay(log, self._ledger)
-        if not done.complete or entries() != before:
-            return entries()
-        log.clear()
+    async def _replay(self) -> None:
+        """Bring the journal to Redis. What is appended meanwhile is replayed next time."""
+        before = self._entries
+        done = await replay(self._log, self._ledger)
+        if not done.complete or self._entries != before:
+            return
+        self._log.clear()
+        self._entries = 0
+        self._admitted.clear()
+        self._allowance.recovered()
         _LOG.warning("Redis is back: %d holds and %d resolutions of the outage are in it", done.restored, done.settled)
-        return 0

@@ -42,6 +42,7 @@ from ext_proc.ledger.interface import (
     WindowKind,
 )
 from ext_proc.ledger.memory import MemoryLedger
+from ext_proc.ledger.outage import admitted
 from tests.conftest import running_redis
 from tests.ledger_kit import DAY_US, LEASE_MS, SECOND_US, TestClock, on_test_clock, set_clock
 
@@ -100,6 +101,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.granted: dict[str, HoldReply] = {}
         self.resolutions: list[Resolution] = []
         self.ended: set[str] = set()
+        self.restored: set[str] = set()
         self.time_was_monotone = True
         self.caps: dict[tuple[int, int], int] = {}
 
@@ -165,7 +167,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def ask(self, request: HoldRequest) -> HoldReply:
         """Hold on both. An id is granted once, and a repeat gets the first answer."""
         reply: HoldReply = self.compare("hold", request)
-        if reply.code is Code.EXISTS:
+        if reply.code is Code.EXISTS and request.hold_id not in self.restored:
             first = self.granted[request.hold_id]
             assert replace(first, code=Code.EXISTS, stamp=None) == replace(reply, stamp=None)
         if reply.code is Code.HELD:
@@ -222,6 +224,21 @@ class LedgerMachine(RuleBasedStateMachine):
         request = HoldRequest(hold_id, (self.plan(data),), LEASE_MS)
         self.holds.append(request)
         assert self.compare("hold", request).code is Code.ALREADY_RESOLVED
+
+    @rule(data=st.data(), ended=st.sampled_from((None, Basis.REPORTED, Basis.RELEASED)))
+    def restore(self, data: st.DataObject, ended: Basis | None) -> None:
+        """What was admitted in an outage is brought back, before or after its end: past caps, and charged once."""
+        self.count += 1
+        hold_id = ids.mint(self.clock(), self.count.to_bytes(8, "big"))
+        if ended is not None:
+            self.compare("resolve", Resolution(hold_id, data.draw(charges()), ended))
+        request = admitted(HoldRequest(hold_id, (self.plan(data),), LEASE_MS, series=data.draw(tags())), 0, 0)
+        self.holds.append(request)
+        code = self.compare("restore", request).code
+        assert code is (Code.ALREADY_RESOLVED if ended is Basis.RELEASED else Code.HELD)
+        if code is Code.HELD:
+            self.granted[hold_id] = HoldReply(code)
+            self.restored.add(hold_id)
 
     @precondition(lambda self: self.resolutions)
     @rule(data=st.data())

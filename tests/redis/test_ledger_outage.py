@@ -123,6 +123,27 @@ def test_replay_charges_what_was_admitted_once(redis_url: str, tmp_path: Path) -
 
 
 @pytest.mark.redis
+def test_settle_by_another_worker_may_overtake_the_replay(redis_url: str, tmp_path: Path) -> None:
+    """A request that one worker admitted without Redis and another settled is charged, whoever reaches Redis first."""
+
+    async def run() -> None:
+        log = EventLog(tmp_path, "outage")
+        request = simple_hold(fresh_id(1), 6_000, SPEC)
+        log.append_hold(request, 0, 0)
+        async with connected(redis_url) as ledger:
+            assert (await ledger.resolve(settle(request.hold_id, 5_000))).code is Code.TOMBSTONED
+            assert await replay(log, ledger) == Replayed(complete=True, restored=1)
+            assert await replay(log, ledger) == Replayed(complete=True)
+            assert await ledger.expire(10) == 0
+            (balance,), _ = await ledger.balances(rule=None, limit=1, cursor="")
+            assert (balance.spent, balance.held) == (5_000, 0)
+            (entry,) = await ledger.journal(10)
+            assert (entry["charge_nanodollars"], entry["basis"]) == (5_000, "reported")
+
+    asyncio.run(run())
+
+
+@pytest.mark.redis
 def test_replay_of_a_request_older_than_tombstones_is_not_refused(redis_url: str, tmp_path: Path) -> None:
     """An outage may last longer than ids are remembered: what was admitted in it is charged all the same."""
 

@@ -43,6 +43,7 @@ from tests.ledger_kit import (
     release,
     set_clock,
     settle,
+    simple_hold,
 )
 
 pytestmark = pytest.mark.redis
@@ -99,6 +100,28 @@ STORIES = {
         settle  a 30  exists           0 0
         settle  a 31  already_resolved 0 0
         hold    a 40  already_resolved 0 0
+    """,
+    "a settle that overtakes its hold is charged when the hold is restored": """
+        settle  a 30  tombstoned       0 0
+        restore a 40  held             0 40
+        settle  a 30  exists           0 40
+        settle  a 31  already_resolved 0 40
+        restore a 40  exists           0 40
+        expire  0                      30 0
+        expire  0                      30 0
+        restore a 40  already_resolved 30 0
+        settle  a 30  exists           30 0
+    """,
+    "a restored hold passes the cap and a refusal, but not a release": """
+        hold    a 101 refused:never_fits 0 0
+        restore a 101 held             0 101
+        settle  a 99  settled          99 0
+        release b 0   tombstoned       99 0
+        restore b 40  already_resolved 99 0
+        restore c 40  held             99 40
+        wait    60
+        expire  1                      139 0
+        restore c 40  already_resolved 139 0
     """,
     "an expired hold is charged in full and corrected once": """
         hold    a 40  held             0 40
@@ -182,6 +205,9 @@ class Story:
                 reply = await self.ledger.hold(HoldRequest(hold, (one_plan(posting),), LEASE_MS))
                 because = reply.states[0].refused if reply.states else None
                 return f"{reply.code}:{because}" if because and reply.code is Code.REFUSED else str(reply.code)
+            case "restore":
+                request = simple_hold(hold, int(words[2]), self.spec, deciding=False)
+                return str((await self.ledger.restore(request)).code)
             case "settle":
                 return str((await self.ledger.resolve(settle(hold, int(words[2])))).code)
             case "release":

@@ -3,6 +3,7 @@ local ask = cjson.decode(ARGV[1])
 local ID = ask.id
 local REFUSED = PREFIX .. 'refused:' .. ID
 local NEVER = '-'
+local waiting = nil -- the settle that came before the restored hold: the next run of the reaper charges it
 
 local function saturate(number)
   return math.min(number, MAX_AMOUNT)
@@ -202,8 +203,8 @@ local function grant(index, plan)
     end
   end
   local answer = { text(index - 1), text(output), table.concat(states, ';') }
-  remember(ID, { 'open', ask.fingerprint, nanodollars, postings, ask.context, ask.series, answer })
-  write('ZADD', LEASES, text(now + ask.lease_us), ID)
+  remember(ID, { 'open', ask.fingerprint, nanodollars, postings, ask.context, ask.series, answer, waiting })
+  write('ZADD', LEASES, text(waiting and now or now + ask.lease_us), ID)
   return { 'held', unpack(answer) }
 end
 
@@ -234,6 +235,10 @@ end
 -- What a repeated call gets, or nil for a new id.
 local function repeated()
   local record = hold_record(ID)
+  if record and record[1] == 'resolved' and ask.restored and record[4] then
+    waiting = record[4]
+    return nil
+  end
   if record then
     if record[1] ~= 'open' then
       return { 'already_resolved' }

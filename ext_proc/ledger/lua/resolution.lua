@@ -7,9 +7,11 @@ local function minted_us(id)
   return (tonumber(string.sub(id, 1, 12), 16) or 0) * 1000
 end
 
--- A hold is one packed string: {'open', fingerprint, held nano-dollars, postings, context, series,
--- reply}, or {'expired', until, held nano-dollars, postings, context, series}, or its tombstone {'resolved', until, fingerprint}.
+-- A hold is one packed string: {'open', fingerprint, held nano-dollars, postings, context, series, reply, waiting}, or
+-- {'expired', until, held nano-dollars, postings, context, series}, or its tombstone {'resolved', until, fingerprint, waiting}.
 -- A posting is {kind, name, generation, amount, measure, slot, period}; slot is false outside sliding windows.
+-- `waiting` is the settle that came before its hold: nobody is charged by it unless the hold turns out to have been
+-- admitted without Redis and is restored.
 local function hold_record(id)
   local packed = redis.call('GET', PREFIX .. 'hold:' .. id)
   if not packed then
@@ -65,21 +67,9 @@ local function post_all(record, amounts)
   end
 end
 
--- Settle or release one hold. `asked` has id, basis, fingerprint, charge (by measure) and detail. Returns
--- the result code. Removing the lease is left to the script: where it stands among the writes matters there.
-local function resolve(asked, keep_us)
-  local id, basis, fingerprint, by_measure = asked.id, asked.basis, asked.fingerprint, asked.charge
-  local record = hold_record(id)
-  if not record then
-    if minted_us(id) < now - keep_us then
-      return 'too_old'
-    end
-    remember(id, { 'resolved', remembered_until(id, keep_us), fingerprint })
-    return 'tombstoned'
-  end
-  if record[1] == 'resolved' then
-    return record[3] == fingerprint and 'exists' or 'already_resolved'
-  end
+-- Replace what a hold set aside, or was charged when it expired, by the charge.
+local function settle(record, asked, keep_us)
+  local id, basis, by_measure = asked.id, asked.basis, asked.charge
   local late = record[1] == 'expired'
   local cost = by_measure.cost - (late and record[3] or 0)
   post_all(record, function(posting)
@@ -90,18 +80,44 @@ local function resolve(asked, keep_us)
   end)
   record_series(record[6], cost, by_measure.tokens)
   journal(id, record, cost, basis, by_measure, asked.detail)
-  remember(id, { 'resolved', remembered_until(id, keep_us), fingerprint })
+  remember(id, { 'resolved', remembered_until(id, keep_us), asked.fingerprint })
   if late then
     return 'corrected'
   end
   return basis == 'released' and 'released' or 'settled'
 end
 
--- Charge in full a hold whose lease ran out. What it was is kept, so that a late settle can correct it.
+-- Settle or release one hold. `asked` has id, basis, fingerprint, charge (by measure) and detail. Returns
+-- the result code. Removing the lease is left to the script: where it stands among the writes matters there.
+local function resolve(asked, keep_us)
+  local id, fingerprint = asked.id, asked.fingerprint
+  local record = hold_record(id)
+  if not record then
+    if minted_us(id) < now - keep_us then
+      return 'too_old'
+    end
+    local waiting = asked.basis ~= 'released' and asked or nil
+    remember(id, { 'resolved', remembered_until(id, keep_us), fingerprint, waiting })
+    return 'tombstoned'
+  end
+  local first = record[1] == 'open' and record[8]
+  if first or record[1] == 'resolved' then
+    local known = first and first.fingerprint or record[3]
+    return known == fingerprint and 'exists' or 'already_resolved'
+  end
+  return settle(record, asked, keep_us)
+end
+
+-- Charge in full a hold whose lease ran out. What it was is kept, so that a late settle can correct it. A hold whose
+-- settle was there before it is charged that instead. Returns whether the hold has expired.
 local function expire(id, keep_us)
   local record = hold_record(id)
   if not record or record[1] ~= 'open' then
-    return
+    return false
+  end
+  if record[8] then
+    settle(record, record[8], keep_us)
+    return false
   end
   post_all(record, function(posting)
     return -posting[4], expired_charge(posting)
@@ -109,4 +125,5 @@ local function expire(id, keep_us)
   record_series(record[6], record[3], 0)
   journal(id, record, record[3], 'expired', UNCHARGED, '{}')
   remember(id, { 'expired', remembered_until(id, keep_us), record[3], record[4], record[5], record[6] })
+  return true
 end
