@@ -67,7 +67,14 @@ async def _readyz(request: web.Request) -> web.Response:
     components = dict(context.readiness())
     ready = all(state is not False for state in components.values())
     status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-    return _json({"ready": ready, "components": components, "policy": dict(context.snapshot_info())}, status)
+    document: dict[str, object] = {
+        "ready": ready,
+        "components": components,
+        "policy": dict(context.snapshot_info()),
+    }
+    if context.catalogue_info is not None:
+        document["prices"] = dict(context.catalogue_info())
+    return _json(document, status)
 
 
 async def _metrics(request: web.Request) -> web.Response:

@@ -10,6 +10,7 @@ from ext_proc.admin.targets import Targets
 from ext_proc.identity.administration import Administration
 from ext_proc.ledger.interface import Code, Ledger
 from ext_proc.policy.snapshot import Snapshot
+from ext_proc.pricing.catalogue_file import Status
 
 # Minted in 1970 with no randomness: a hold id that nobody has, but that every ledger understands.
 _NOBODYS_HOLD = "0" * 28 + ".1"
@@ -35,6 +36,8 @@ class AdminContext:
     administration: Administration | None = None  # None: no keys are kept here
     policy: Callable[[], Mapping[str, object]] | None = None
     snapshot: Callable[[], Snapshot] | None = None
+    catalogue: Callable[[], Status] | None = None  # the public prices in force, for metrics
+    catalogue_info: Callable[[], Mapping[str, str]] | None = None  # the same for probes
     targets: Targets | None = None  # None: nothing is routed here
 
 

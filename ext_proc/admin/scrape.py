@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ext_proc.admin.accounts import bucket_text
 from ext_proc.admin.context import AdminContext, ledger_answers
 from ext_proc.ledger.interface import AccountBalance, Ledger
 from ext_proc.ledger.units import unit_name
+from ext_proc.pricing.catalogue_file import Status
 from ext_proc.telemetry import names
 from ext_proc.telemetry.labels import label_text
 from ext_proc.telemetry.workers import collect
@@ -40,6 +42,8 @@ async def scrape(context: AdminContext) -> bytes:
     """The exposition text of everything."""
     gathered = await _ledger_gauges(context.ledger)
     gathered.append(_gauge(names.POLICY_INFO, {(context.snapshot_info().get("version", ""),): 1}))
+    if context.catalogue is not None:
+        gathered += _catalogue_gauges(context.catalogue())
     # Adding up thousands of series takes a while and needs nothing of the event loop.
     return await asyncio.to_thread(_exposition, context.metrics_dir, gathered)
 
@@ -48,6 +52,14 @@ def _exposition(metrics_dir: Path, gathered: Iterable[Metric]) -> bytes:
     registry = CollectorRegistry()
     registry.register(_Gathered(gathered))
     return collect(metrics_dir, registry, generate_latest)
+
+
+def _catalogue_gauges(status: Status) -> list[Metric]:
+    return [
+        _gauge(names.CATALOGUE_AGE, {(): status.age_seconds(time.time_ns() // 1_000)}),
+        _gauge(names.CATALOGUE_OK, {(): int(not status.problem)}),
+        _gauge(names.CATALOGUE_INFO, {(status.version,): 1}),
+    ]
 
 
 async def _ledger_gauges(ledger: Ledger) -> list[Metric]:

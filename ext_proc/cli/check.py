@@ -7,12 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+from ext_proc.cli.catalogue import add_catalogue_argument, read_catalogue
 from ext_proc.cli.command import COMMANDS, Subparsers
 from ext_proc.exchange.terms import Terms
 from ext_proc.policy.errors import PolicyError, PolicySetError
 from ext_proc.policy.lint import PricesAt, lint
 from ext_proc.policy.loader import load_files, read
 from ext_proc.policy.samples import read_samples
+from ext_proc.pricing.catalogue import Catalogue
 
 EXIT_OK = 0
 EXIT_WRONG = 1
@@ -30,12 +32,13 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--samples", metavar="FILE", type=Path, help="sample requests (YAML): warn of rules that match none of them"
     )
+    add_catalogue_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check one directory; 0, or 1 where it would not load."""
     try:
-        warnings = _check(args.directory, args.samples)
+        warnings = _check(args.directory, args.samples, read_catalogue(args.catalogue))
     except PolicySetError as refused:
         sys.stdout.writelines(f"{error}\n" for error in refused.errors)
         count = len(refused.errors)
@@ -45,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _check(directory: Path, samples: Path | None) -> list[PolicyError]:
+def _check(directory: Path, samples: Path | None, catalogue: Catalogue | None) -> list[PolicyError]:
     files = read(directory)
     snapshot = load_files(files)
-    prices = PricesAt(Terms.of(snapshot, lease_ms=0).prices, time.time_ns() // 1_000)
+    prices = PricesAt(Terms.of(snapshot, lease_ms=0, catalogue=catalogue).prices, time.time_ns() // 1_000)
     return lint(snapshot, files=files, samples=read_samples(samples) if samples else (), prices=prices)

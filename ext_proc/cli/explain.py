@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ext_proc.cli.catalogue import add_catalogue_argument, read_catalogue
 from ext_proc.cli.command import COMMANDS, Subparsers
 from ext_proc.cli.errors import CommandError, UsageError
 from ext_proc.exchange.events import RequestHead
@@ -32,6 +33,7 @@ from ext_proc.ledger.live_standings import Standings
 from ext_proc.policy.errors import PolicySetError
 from ext_proc.policy.loader import load
 from ext_proc.policy.snapshot import Snapshot
+from ext_proc.pricing.catalogue import Catalogue
 
 REDIS_SECONDS = 10.0
 CONNECT_TIMEOUT_MS = 5_000
@@ -64,6 +66,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="judge against the live balances and keys in this Redis, which is only read (default: empty accounts); "
         "virtual keys are verified with the secret in TOLLGATE_KEY_SECRET or TOLLGATE_KEY_SECRET_FILE",
     )
+    add_catalogue_argument(parser)
     parser.add_argument("--all", action="store_true", help="list every rule that does not match, however many")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
 
@@ -75,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     except PolicySetError as refused:
         raise CommandError(f"the set does not load:\n{refused}") from refused
     request = _request(args)
-    found = asyncio.run(_explained(request, snapshot, args.redis))
+    found = asyncio.run(_explained(request, snapshot, args.redis, read_catalogue(args.catalogue)))
     if args.json:
         sys.stdout.write(json.dumps(as_json(found), indent=2, ensure_ascii=False) + "\n")
     else:
@@ -97,9 +100,11 @@ class _Request:
         return RequestHead(self.method, self.path, self.headers, now_us, has_body=bool(self.body), claims=self.claims)
 
 
-async def _explained(request: _Request, snapshot: Snapshot, redis_url: str | None) -> Explanation:
+async def _explained(
+    request: _Request, snapshot: Snapshot, redis_url: str | None, catalogue: Catalogue | None
+) -> Explanation:
     if redis_url is None:
-        terms = Terms.of(snapshot, lease_ms=_LEASE_MS)
+        terms = Terms.of(snapshot, lease_ms=_LEASE_MS, catalogue=catalogue)
         return await explain(request.head(time.time_ns() // 1_000), request.body, terms)
     try:
         channel = open_channel(redis_url, DEFAULT_REALM, CONNECT_TIMEOUT_MS)
@@ -109,7 +114,8 @@ async def _explained(request: _Request, snapshot: Snapshot, redis_url: str | Non
         async with asyncio.timeout(REDIS_SECONDS):
             standings = Standings(channel)
             head = request.head(await standings.now_us())
-            terms = Terms.of(snapshot, lease_ms=_LEASE_MS, identities=await _identities(snapshot, channel))
+            identities = await _identities(snapshot, channel)
+            terms = Terms.of(snapshot, lease_ms=_LEASE_MS, identities=identities, catalogue=catalogue)
             return await explain(head, request.body, terms, standings.read)
     except StoreError as error:
         raise CommandError(f"the Redis at --redis does not answer: {error}") from error

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
+from ext_proc.cli.catalogue import add_catalogue_argument, read_catalogue
 from ext_proc.cli.command import COMMANDS, Subparsers
 from ext_proc.cli.errors import CommandError, UsageError
 from ext_proc.exchange.terms import Terms
@@ -18,6 +19,7 @@ from ext_proc.policy.loader import load
 from ext_proc.policy.snapshot import Snapshot
 from ext_proc.pricing import report
 from ext_proc.pricing.book import PriceBook
+from ext_proc.pricing.catalogue import Catalogue, shipped
 from ext_proc.pricing.report import Line, Target
 from ext_proc.pricing.schedule import start_of_day_us
 
@@ -42,8 +44,14 @@ def add_parser(subparsers: Subparsers) -> None:
         action.add_argument(
             "--model", metavar="ACCOUNT/MODEL", action="append", default=[], help="look at this model too (repeatable)"
         )
+        add_catalogue_argument(action)
         action.add_argument("--at", metavar="DAY", help="the prices of that day, UTC (default: now)")
     diff.add_argument("--from", dest="before", metavar="DIR", type=Path, help="the policy set to compare with")
+    diff.add_argument(
+        "--all",
+        action="store_true",
+        help="with --catalogue: compare every model of the accounts' providers, not only those that the set names",
+    )
     diff.add_argument("--since", metavar="DAY", help="the day to compare with, UTC")
 
 
@@ -51,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the lines; 1 where `lint` found something."""
     now_us = time.time_ns() // 1_000
     at_us = _day_us(args.at, "--at") if args.at else now_us
-    snapshot, book = _loaded(args.directory)
+    catalogue = read_catalogue(args.catalogue)
+    snapshot, book = _loaded(args.directory, catalogue)
     targets = tuple(dict.fromkeys((*_targets(snapshot), *_asked(args.model, snapshot))))
     if args.action == "show":
         return _print(report.show(book, targets, at_us))
@@ -59,10 +68,14 @@ def run(args: argparse.Namespace) -> int:
         found = report.lint(book, targets, at_us)
         _print(found)
         return EXIT_FOUND if found else 0
-    if args.before is None and args.since is None:
-        raise UsageError("prices diff: say what to compare with: --from DIR, --since DAY or both")
+    if args.all and catalogue is None:
+        raise UsageError("prices diff --all: compares catalogues: give one with --catalogue FILE")
+    if args.before is None and args.since is None and catalogue is None:
+        raise UsageError("prices diff: say what to compare with: --from DIR, --since DAY, --catalogue FILE or several")
     before_us = _day_us(args.since, "--since") if args.since else at_us
-    before = book if args.before is None else _loaded(args.before)[1]
+    before = _loaded(args.before or args.directory)[1]  # at the prices that ship
+    if args.all and catalogue is not None:
+        targets = tuple(dict.fromkeys((*targets, *_listed(snapshot, shipped()), *_listed(snapshot, catalogue))))
     return _print(report.diff((before, before_us), (book, at_us), targets))
 
 
@@ -71,12 +84,12 @@ def _print(lines: tuple[Line, ...]) -> int:
     return 0
 
 
-def _loaded(directory: Path) -> tuple[Snapshot, PriceBook]:
+def _loaded(directory: Path, catalogue: Catalogue | None = None) -> tuple[Snapshot, PriceBook]:
     try:
         snapshot = load(directory)
     except PolicySetError as refused:
         raise CommandError(f"the set does not load:\n{refused}") from refused
-    return snapshot, Terms.of(snapshot, lease_ms=0).prices
+    return snapshot, Terms.of(snapshot, lease_ms=0, catalogue=catalogue).prices
 
 
 def _targets(snapshot: Snapshot) -> Iterator[Target]:
@@ -90,6 +103,13 @@ def _targets(snapshot: Snapshot) -> Iterator[Target]:
             account_name, _, model = name.partition("/")
             if account_name in snapshot.accounts:
                 yield account_name, snapshot.accounts[account_name].provider, model
+
+
+def _listed(snapshot: Snapshot, catalogue: Catalogue) -> Iterator[Target]:
+    """Every model that a catalogue prices and one of the set's accounts could serve."""
+    for account in snapshot.accounts.values():
+        for model, _ in catalogue.all_schedules(account.provider):
+            yield account.name, account.provider, model
 
 
 def _asked(names: list[str], snapshot: Snapshot) -> Iterator[Target]:

@@ -52,6 +52,12 @@ def add_sidecar_arguments(parser: argparse.ArgumentParser) -> None:
         help="the policy set (default: policies/ in the current directory, else the set that ships)",
     )
     parser.add_argument(
+        "--catalogue",
+        metavar="FILE",
+        help="public prices in place of those that ship: the JSON that the genai-prices project publishes, looked at "
+        "every second",
+    )
+    parser.add_argument(
         "--admin",
         default="127.0.0.1:10080",
         metavar="HOST:PORT",
@@ -131,6 +137,7 @@ def sidecar_options(args: argparse.Namespace, workers: int) -> SidecarOptions:
         metering=metering,
         hold_lease_seconds=_count(args.hold_lease, "--hold-lease", _LEASE_SECONDS_MIN, _LEASE_SECONDS_MAX),
         drain_seconds=_count(args.drain, "--drain", 0, _DRAIN_SECONDS_MAX),
+        catalogue=None if args.catalogue is None else Path(args.catalogue).absolute(),
     )
 
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from ext_proc.identity.identities import Identities
 from ext_proc.policy.snapshot import ProviderAccount, Snapshot
 from ext_proc.pricing.book import PriceBook
+from ext_proc.pricing.catalogue import Catalogue
 from ext_proc.pricing.private import private_price
 from ext_proc.pricing.schedule import Dated, Schedule
 from ext_proc.routing.chains import Chains
@@ -45,16 +46,18 @@ class Terms:
         upstreams: Mapping[str, str] | None = None,
         identities: Identities | None = None,
         native: bool = False,
+        catalogue: Catalogue | None = None,
     ) -> Self:
         """The terms of a snapshot. `upstreams`: account → URL in place of its endpoint. `identities`: everybody who is
-        known; only those of the snapshot where it is left out. `native`: see the field.
+        known; only those of the snapshot where it is left out. `native`: see the field. `catalogue`: the public prices;
+        those that ship where it is left out.
         """
         moved = upstreams or {}
         accounts = {
             name: replace(account, endpoint=moved.get(name, account.endpoint))
             for name, account in snapshot.accounts.items()
         }
-        prices = PriceBook(_private_prices(accounts))
+        prices = PriceBook(_private_prices(accounts), catalogue=catalogue)
         known = identities or Identities.of(snapshot)
         models = VirtualModels.of(snapshot)
         chains = Chains.of(models, accounts)

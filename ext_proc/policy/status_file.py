@@ -21,6 +21,7 @@ class WorkerPolicy:
     loaded: int  # sets put in force since it started, the first included
     refused: int  # sets that did not load since then
     errors: tuple[str, ...] = ()
+    catalogue: str = ""  # the version of the public prices in force
 
 
 def write_status(state_dir: Path, status: WorkerPolicy) -> None:

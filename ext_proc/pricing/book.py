@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 
-from ext_proc.pricing import catalogue
+from ext_proc.pricing.catalogue import Catalogue, shipped
 from ext_proc.pricing.price import Price, Tier
 from ext_proc.pricing.schedule import Schedule
 from ext_proc.pricing.usage import Rates
@@ -21,15 +21,18 @@ _CEILING_HOLDS_US = 1_800_000_000
 class PriceBook:
     """Public prices, overridden by the private ones of provider accounts.
 
-    `private`: account name → model name → `private_price(…)`. Rates are integer pico-dollars. A lookup that was asked
-    before costs one dictionary access and a glance at the dates.
+    `private`: account name → model name → `private_price(…)`. `catalogue`: the one that ships, or another. Rates are
+    integer pico-dollars. A lookup that was asked before costs one dictionary access and a glance at the dates.
     """
 
-    def __init__(self, private: Mapping[str, Mapping[str, Schedule]] | None = None) -> None:
+    def __init__(
+        self, private: Mapping[str, Mapping[str, Schedule]] | None = None, *, catalogue: Catalogue | None = None
+    ) -> None:
+        self._catalogue = catalogue = catalogue or shipped()
         self._private = {account: dict(models) for account, models in (private or {}).items()}
         self._known: dict[tuple[str, str], Schedule | None] = {}
         self._ceilings: dict[tuple[str, str, int], Price] = {}
-        self._version = f"{catalogue.version()}+{_digest(self._private)}" if self._private else catalogue.version()
+        self._version = f"{catalogue.version}+{_digest(self._private)}" if self._private else catalogue.version
 
     @property
     def version(self) -> str:
@@ -50,7 +53,7 @@ class PriceBook:
         except KeyError:
             if len(self._known) >= _CACHE_MAX:
                 self._known.clear()
-            schedule = self._known[key] = catalogue.schedule(provider, model)
+            schedule = self._known[key] = self._catalogue.schedule(provider, model)
         return schedule.at(at_us) if schedule is not None else None
 
     def ceiling(self, provider: str, at_us: int, *, account: str = "") -> Price:
@@ -69,14 +72,14 @@ class PriceBook:
 
     def context_window(self, provider: str, model: str) -> int | None:
         """How many tokens a model reads at most, None where the catalogue does not say."""
-        return catalogue.context_window(provider, model)
+        return self._catalogue.context_window(provider, model)
 
     def _ceiling(self, provider: str, at_us: int, account: str) -> Price:
-        known = [schedule for _, schedule in catalogue.all_schedules(provider)]
+        known = [schedule for _, schedule in self._catalogue.all_schedules(provider)]
         known += self._private.get(account, {}).values()
         prices = [price for schedule in known if (price := schedule.at(at_us))]
         if not prices:
-            prices = [price for schedule in catalogue.whole() if (price := schedule.at(at_us))]
+            prices = [price for schedule in self._catalogue.whole() if (price := schedule.at(at_us))]
         rates = _dearest(tier.rates for price in prices for tier in price.tiers)
         return Price(tiers=(Tier(0, rates),), version=f"ceiling-{self._version}")
 

@@ -1,4 +1,5 @@
-"""The public catalogue: the data of the installed genai-prices package (nothing is fetched), turned into our prices.
+"""The public catalogue, turned into our prices: the data of the installed genai-prices package, or of a file in the
+form that project publishes (`catalogue_file`). Nothing is fetched here.
 
 Where the catalogue leaves a rate out, the tokens belong to the next larger bucket that has one (its own rule: every
 priced unit lands in exactly one bucket). Two rules are ours, where it would otherwise undercharge:
@@ -11,10 +12,10 @@ priced unit lands in exactly one bucket). Two rules are ours, where it would oth
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, time
 from decimal import ROUND_HALF_UP, Decimal
-from functools import cache, lru_cache
+from functools import cache
+from pathlib import Path
 
 import genai_prices
 from genai_prices import data_snapshot, types
@@ -74,74 +75,79 @@ _MODELS_REMEMBERED = 4096
 """Bounds what is remembered of the names that clients use."""
 
 
-def version() -> str:
-    """The name of the catalogue in force, as it stands in every charge priced from it."""
-    return f"genai-prices-{genai_prices.__version__}"
+class Catalogue:
+    """One edition of the public catalogue. `version` stands in every charge priced from it; `dated_us` is when its file
+    was written, as far as the file tells.
+    """
 
+    def __init__(self, providers: list[types.Provider], version: str, dated_us: int) -> None:
+        self.version = version
+        self.dated_us = dated_us
+        self._providers = providers
+        self._by_id = {provider.id: provider for provider in reversed(providers)}
+        self._found: dict[tuple[str, str], tuple[str, types.ModelInfo] | None] = {}
 
-def schedule(provider: str, model: str) -> Schedule | None:
-    """The prices of a model by our provider name, None where the catalogue knows none."""
-    found = _find(provider, model)
-    return _schedule(*found) if found else None
+    def schedule(self, provider: str, model: str) -> Schedule | None:
+        """The prices of a model by our provider name, None where the catalogue knows none."""
+        found = self._find(provider, model)
+        return self._schedule(*found) if found else None
 
+    def context_window(self, provider: str, model: str) -> int | None:
+        """How many tokens a model reads at most, None where the catalogue does not say."""
+        found = self._find(provider, model)
+        return found[1].context_window if found else None
 
-def context_window(provider: str, model: str) -> int | None:
-    """How many tokens a model reads at most, None where the catalogue does not say."""
-    found = _find(provider, model)
-    return found[1].context_window if found else None
+    def all_schedules(self, provider: str) -> Iterator[tuple[str, Schedule]]:
+        """Every priced model of a provider that it still offers."""
+        entry = self._provider(provider)
+        return self._offered(entry) if entry else iter(())
 
+    def whole(self) -> Iterator[Schedule]:
+        """Every priced model of every provider."""
+        return (prices for entry in self._providers for _, prices in self._offered(entry))
 
-def all_schedules(provider: str) -> Iterator[tuple[str, Schedule]]:
-    """Every priced model of a provider that it still offers."""
-    entry = _provider(provider)
-    return _offered(entry) if entry else iter(())
+    def _offered(self, entry: types.Provider) -> Iterator[tuple[str, Schedule]]:
+        for model in entry.models:
+            if not model.deprecated and (prices := self._schedule(entry.id, model)):
+                yield model.id, prices
 
+    def _provider(self, provider: str) -> types.Provider | None:
+        """By exact id: the catalogue's own looser match would sell `openai-compatible` at the prices of OpenAI."""
+        return self._by_id.get(PROVIDERS.get(provider, provider))
 
-def whole() -> Iterator[Schedule]:
-    """Every priced model of every provider."""
-    return (prices for entry in _providers() for _, prices in _offered(entry))
+    def _find(self, provider: str, model: str) -> tuple[str, types.ModelInfo] | None:
+        key = (provider, model)
+        if key not in self._found:
+            if len(self._found) >= _MODELS_REMEMBERED:
+                self._found.clear()
+            entry = self._provider(provider)
+            found = entry.find_model(model, all_providers=self._providers) if entry else None
+            self._found[key] = (entry.id, found) if entry and found else None
+        return self._found[key]
 
-
-def _offered(entry: types.Provider) -> Iterator[tuple[str, Schedule]]:
-    for model in entry.models:
-        if not model.deprecated and (prices := _schedule(entry.id, model)):
-            yield model.id, prices
+    def _schedule(self, provider_id: str, model: types.ModelInfo) -> Schedule | None:
+        conditional = model.prices if isinstance(model.prices, list) else [types.ConditionalPrice(prices=model.prices)]
+        free = model.id.endswith(":free") or (provider_id, model.id) in _FREE_MODELS
+        seller = self._provider(provider_id)
+        is_own = seller is not None and any(model is own for own in seller.models)
+        variants = (model.price_variants or []) if is_own else []  # another seller's tiers are not its maker's
+        dated: list[Dated] = []
+        for entry in conditional:
+            start, daily = _when(entry.constraint)
+            for moment in _moments(start, variants):
+                tiers = _standard(entry.prices, free=free)
+                if tiers is not None:
+                    served = _served(entry.prices, variants, moment)
+                    dated.append(Dated(Price(tiers, self.version, service_tiers=served), moment, daily))
+        return Schedule(tuple(dated)) if dated else None
 
 
 @cache
-def _provider(provider: str) -> types.Provider | None:
-    """By exact id: the catalogue's own looser match would sell `openai-compatible` at the prices of OpenAI."""
-    name = PROVIDERS.get(provider, provider)
-    return next((entry for entry in _providers() if entry.id == name), None)
-
-
-def _providers() -> list[types.Provider]:
-    return data_snapshot.get_snapshot().providers
-
-
-@lru_cache(maxsize=_MODELS_REMEMBERED)
-def _find(provider: str, model: str) -> tuple[str, types.ModelInfo] | None:
-    entry = _provider(provider)
-    found = entry.find_model(model, all_providers=_providers()) if entry else None
-    return (entry.id, found) if entry and found else None
-
-
-def _schedule(provider_id: str, model: types.ModelInfo) -> Schedule | None:
-    conditional = model.prices if isinstance(model.prices, list) else [types.ConditionalPrice(prices=model.prices)]
-    free = model.id.endswith(":free") or (provider_id, model.id) in _FREE_MODELS
-    seller = _provider(provider_id)
-    is_own = seller is not None and any(model is own for own in seller.models)
-    variants = (model.price_variants or []) if is_own else []  # another seller's tiers are not its maker's
-    dated: list[Dated] = []
-    for entry in conditional:
-        start, daily = _when(entry.constraint)
-        for moment in _moments(start, variants):
-            price = _price(entry.prices, free=free)
-            if price is not None:
-                dated.append(
-                    Dated(replace(price, service_tiers=_served(entry.prices, variants, moment)), moment, daily)
-                )
-    return Schedule(tuple(dated)) if dated else None
+def shipped() -> Catalogue:
+    """The catalogue of the installed package. Its file is as old as the installation at least."""
+    written = Path(genai_prices.__file__).with_name("data.py").stat().st_mtime_ns
+    providers = data_snapshot.get_snapshot().providers
+    return Catalogue(providers, f"genai-prices-{genai_prices.__version__}", written // 1_000)
 
 
 def _moments(start: int | None, variants: list[types.PriceVariant]) -> list[int | None]:
@@ -186,13 +192,13 @@ def _utc_second(moment: time) -> int:
     return moment.hour * 3600 + moment.minute * 60 + moment.second
 
 
-def _price(prices: types.ModelPrice, *, free: bool) -> Price | None:
+def _standard(prices: types.ModelPrice, *, free: bool) -> tuple[Tier, ...] | None:
     listed = {key: value for key, value in vars(prices).items() if value is not None}
     if not listed and not free:
         return None
     if listed and not ({_INPUT, "output_mtok", "requests_kcount"} & listed.keys()):
         return None  # billed by characters, pages or seconds: not by anything a token count prices
-    return Price(tiers=_tiers(listed), version=version())
+    return _tiers(listed)
 
 
 def _tiers(listed: Mapping[str, Decimal | types.TieredPrices]) -> tuple[Tier, ...]:

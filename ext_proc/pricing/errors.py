@@ -13,3 +13,7 @@ class PricingError(Exception):
         super().__init__(f"{field}: {problem}")
         self.field = field
         self.problem = problem
+
+
+class CatalogueError(Exception):
+    """A catalogue file that cannot be taken; the text names the file, what is wrong and the cure."""

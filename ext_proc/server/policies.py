@@ -1,4 +1,5 @@
-"""The policy set of a running worker: looked at every second, put in force whole, and reported to the supervisor.
+"""What a running worker judges by: the policy set and the public prices, looked at every second, put in force whole,
+and reported to the supervisor.
 
 A request keeps the terms it began with, so a set that comes into force touches none that is on its way.
 """
@@ -21,6 +22,8 @@ from ext_proc.identity.identities import Identities
 from ext_proc.policy.snapshot import Snapshot
 from ext_proc.policy.status_file import WorkerPolicy, write_status
 from ext_proc.policy.watch import Watcher
+from ext_proc.pricing.catalogue import Catalogue, shipped
+from ext_proc.pricing.catalogue_file import CatalogueWatch
 from ext_proc.server.envoy_clusters import until_known
 from ext_proc.server.settings import Metering, WorkerSettings
 from ext_proc.server.state import Worker
@@ -36,7 +39,9 @@ LOADING_SWITCH_SECONDS: Final = 0.0005
 steps. Ten thousand rules take seconds to load, and that much longer do not matter."""
 
 
-def terms_of(settings: WorkerSettings, snapshot: Snapshot, identities: Identities) -> Terms:
+def terms_of(
+    settings: WorkerSettings, snapshot: Snapshot, identities: Identities, catalogue: Catalogue | None = None
+) -> Terms:
     """What requests are judged by under this snapshot."""
     return Terms.of(
         snapshot,
@@ -44,6 +49,7 @@ def terms_of(settings: WorkerSettings, snapshot: Snapshot, identities: Identitie
         upstreams=settings.upstreams,
         identities=identities,
         native=settings.metering is Metering.NATIVE,
+        catalogue=catalogue,
     )
 
 
@@ -60,12 +66,13 @@ async def watch_policies(worker: Worker, asked: asyncio.Event) -> None:
             await asyncio.wait_for(asked.wait(), POLL_SECONDS)
         force = asked.is_set()
         asked.clear()
+        await _watch_catalogue(worker, force=force)
         before = worker.watcher.status
         changed = await asyncio.to_thread(look, worker.watcher, force=force)
         status = worker.watcher.status
         if changed:
             snapshot = worker.watcher.snapshot
-            await _put_in_force(worker, terms_of(worker.settings, snapshot, identities_of(worker, snapshot)))
+            await _put_in_force(worker, _terms_now(worker, snapshot))
             worker.metrics.use_metric_labels(snapshot.settings.metric_labels)
             worker.metrics.policy_loaded(snapshot.version, ok=True)
             _LOG.info("policy set %s is in force", snapshot.version)
@@ -78,6 +85,25 @@ async def watch_policies(worker: Worker, asked: asyncio.Event) -> None:
             _LOG.info("policy set %s is in force, the change was taken back", status.version)
         if status != before:
             report(worker)
+
+
+def _terms_now(worker: Worker, snapshot: Snapshot) -> Terms:
+    catalogue = worker.catalogue.catalogue if worker.catalogue else None
+    return terms_of(worker.settings, snapshot, identities_of(worker, snapshot), catalogue)
+
+
+async def _watch_catalogue(worker: Worker, *, force: bool) -> None:
+    """Judge new requests by changed public prices; a request in flight has the price it was promised in its ticket."""
+    if worker.catalogue is None:
+        return
+    before = worker.catalogue.status
+    if await asyncio.to_thread(_beside, worker.catalogue, force=force):
+        terms = _terms_now(worker, worker.terms.snapshot)
+        worker.terms = replace(worker.terms, prices=terms.prices)
+        _LOG.info("the catalogue %s is in force", worker.catalogue.status.version)
+        report(worker)
+    elif worker.catalogue.status.refused > before.refused:
+        _LOG.error("the catalogue stays %s: %s", before.version, worker.catalogue.status.problem)
 
 
 async def _put_in_force(worker: Worker, terms: Terms) -> None:
@@ -98,7 +124,12 @@ async def _put_in_force(worker: Worker, terms: Terms) -> None:
 
 
 def look(watcher: Watcher, *, force: bool = False) -> bool:
-    """Look at the files, beside the event loop. What was loaded lives until the next load: the collector never walks it
+    """Look at the policy files, beside the event loop."""
+    return _beside(watcher, force=force)
+
+
+def _beside(watcher: Watcher | CatalogueWatch, *, force: bool) -> bool:
+    """Look, beside the event loop. What was loaded lives until the next load: the collector never walks it
     again. What it replaces holds no cycles and goes when the last request that knows it does.
     """
     with _beside_requests():
@@ -118,6 +149,7 @@ def report(worker: Worker) -> None:
         loaded=status.loaded,
         refused=status.refused,
         errors=tuple(map(str, status.errors)),
+        catalogue=worker.catalogue.status.version if worker.catalogue else shipped().version,
     )
     try:
         write_status(Path(worker.settings.state_dir), told)

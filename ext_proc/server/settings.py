@@ -28,6 +28,7 @@ class WorkerSettings:
     hold_lease_seconds: int = 120
     drain_seconds: float = 20.0  # how long live streams may finish after SIGTERM
     upstreams: dict[str, str] = field(default_factory=dict)  # account → URL that replaces its endpoint
+    catalogue: str | None = None  # the file of the last good catalogue; None: the one that ships
 
     def to_json(self) -> str:
         """The command line form."""

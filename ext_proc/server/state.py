@@ -10,6 +10,7 @@ from ext_proc.identity.directory import Directory
 from ext_proc.ledger import ids
 from ext_proc.ledger.redis_ledger import RedisLedger
 from ext_proc.policy.watch import Watcher
+from ext_proc.pricing.catalogue_file import CatalogueWatch
 from ext_proc.server.credentials import Credentials
 from ext_proc.server.outage import Outage
 from ext_proc.server.settings import WorkerSettings
@@ -35,6 +36,7 @@ class Worker:
     watcher: Watcher
     directory: Directory
     targets: TargetHealth
+    catalogue: CatalogueWatch | None = None  # None: the one that ships
     other_terms: tuple[Terms, ...] = ()  # about to come into force, or in force before
 
     def now_us(self) -> int:

@@ -25,6 +25,7 @@ from ext_proc.identity.store import IdentityStore
 from ext_proc.ledger.options import LedgerOptions
 from ext_proc.ledger.redis_ledger import RedisLedger
 from ext_proc.policy.watch import Watcher
+from ext_proc.pricing.catalogue_file import CatalogueWatch
 from ext_proc.server.access_log import AccessLog
 from ext_proc.server.admit import Admit
 from ext_proc.server.credentials import Credentials
@@ -107,7 +108,9 @@ async def _assemble(settings: WorkerSettings) -> Worker:
     secret = server_secret(Path(settings.state_dir))
     directory = Directory(IdentityStore(ledger.read, secret))
     await directory.refresh()
-    terms = terms_of(settings, snapshot, Identities.of(snapshot, directory.records, secret))
+    catalogue = CatalogueWatch(Path(settings.catalogue)) if settings.catalogue else None
+    identities = Identities.of(snapshot, directory.records, secret)
+    terms = terms_of(settings, snapshot, identities, catalogue.catalogue if catalogue else None)
     targets = TargetHealth(ledger.read, terms.virtual_models.targets)
     return Worker(
         settings=settings,
@@ -115,6 +118,7 @@ async def _assemble(settings: WorkerSettings) -> Worker:
         targets=targets,
         directory=directory,
         watcher=watcher,
+        catalogue=catalogue,
         ledger=ledger,
         settler=Settler(ledger, metrics, outage, settings.hold_lease_seconds, settled=targets.settled),
         outage=outage,

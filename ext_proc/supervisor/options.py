@@ -22,6 +22,7 @@ class SidecarOptions:
     metering: Metering
     hold_lease_seconds: int
     drain_seconds: int  # how long live streams may finish once the stop was asked for
+    catalogue: Path | None = None  # a file of public prices in place of those that ship
 
 
 @dataclass(frozen=True, slots=True)

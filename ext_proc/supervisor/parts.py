@@ -118,6 +118,7 @@ def build_workers(
             hold_lease_seconds=options.hold_lease_seconds,
             drain_seconds=options.drain_seconds,
             upstreams=upstreams(),
+            catalogue=None if options.catalogue is None else str(state.catalogue),
         )
 
     return [

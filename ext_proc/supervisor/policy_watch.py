@@ -58,6 +58,7 @@ class PolicyWatch:
                     "worker": worker.worker,
                     "pid": worker.pid,
                     "version": worker.version,
+                    "catalogue": worker.catalogue,
                     "healthy": not worker.errors,
                     "loaded": worker.loaded,
                     "refused": worker.refused,

@@ -32,6 +32,7 @@ from ext_proc.supervisor.console import Console
 from ext_proc.supervisor.errors import SupervisorError
 from ext_proc.supervisor.lifecycle import State
 from ext_proc.supervisor.policy_watch import PolicyWatch
+from ext_proc.supervisor.price_watch import PriceWatch
 from ext_proc.supervisor.runner import Observer, Runner
 from ext_proc.supervisor.services import Service, poll
 from ext_proc.supervisor.state_dir import StateDir
@@ -56,8 +57,11 @@ class Greeting:
 class Session:
     """Runs services, the admin API over one ledger, and on a terminal the live table."""
 
-    def __init__(self, policies: PolicyWatch, state: StateDir, redis_url: str, console: Console) -> None:
+    def __init__(
+        self, policies: PolicyWatch, prices: PriceWatch, state: StateDir, redis_url: str, console: Console
+    ) -> None:
         self._policies = policies
+        self._prices = prices
         self._state = state
         self._ledger = RedisLedger.connect(redis_url)
         try:
@@ -91,6 +95,7 @@ class Session:
             for name in runner.states:
                 if is_worker(name):
                     runner.send(name, signal.SIGHUP)
+            await self._prices.look(self._console.say, force=True)
             await self._policies.look(self._console.say, force=True)
 
         # On a terminal a hang-up says that nobody is there any more.
@@ -98,13 +103,17 @@ class Session:
         observer = Observer(self._console.say, announce, child_gone, None if has_terminal else reload)
         runner = Runner(stages, self._state, observer)
         await self._ledger.start()
-        following = asyncio.create_task(self._policies.follow(self._console.say))
+        self._prices.announce(self._console.say)
+        following = [
+            asyncio.create_task(followed.follow(self._console.say)) for followed in (self._policies, self._prices)
+        ]
         try:
             async with self._admin(admin_socket, runner):
                 return await runner.run()
         finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+            for task in following:
+                task.cancel()
+            await asyncio.gather(*following, return_exceptions=True)
             self._console.show("")
             await self._ledger.close()
 
@@ -116,6 +125,8 @@ class Session:
             metrics_dir=self._state.metrics,
             snapshot_info=self._policy_info,
             policy=self._policy_report,
+            catalogue=lambda: self._prices.status,
+            catalogue_info=self._prices.info,
             snapshot=lambda: self._policies.snapshot,
             token=os.environ.get(ADMIN_TOKEN_VARIABLE) or None,
             administration=Administration(IdentityStore(self._ledger.read, self._key_secret), self._key_secret),

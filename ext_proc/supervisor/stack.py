@@ -25,6 +25,7 @@ from ext_proc.supervisor.parts import (
     find_envoy_binary,
     load_policies,
 )
+from ext_proc.supervisor.price_watch import PriceWatch
 from ext_proc.supervisor.redis_server import RedisServer, check_reachable, find_redis_server
 from ext_proc.supervisor.services import Service
 from ext_proc.supervisor.session import Greeting, Session
@@ -67,7 +68,8 @@ async def run_stack(options: StackOptions, console: Console) -> str | None:
             [envoy],
         ]
         policies.watch.on_change = envoy.reconfigure
-        session = Session(policies.watch, state, redis_url, console)
+        prices = PriceWatch(sidecar.catalogue, state.catalogue)
+        session = Session(policies.watch, prices, state, redis_url, console)
         console.say(f"policies in {sidecar.policies}, state in {state.path}")
         if mock is not None:
             console.say(mock_notice(policies.routing, policies.snapshot))
@@ -100,7 +102,8 @@ async def run_sidecar(options: ServeOptions, console: Console) -> str | None:
             console.say(f"no credential for {lacking}: the provider will refuse what is sent there")
         upstreams = dict(policies.routing.upstreams)
         workers = build_workers(sidecar, places, state, redis_url=options.redis_url, upstreams=lambda: upstreams)
-        session = Session(policies.watch, state, options.redis_url, console)
+        prices = PriceWatch(sidecar.catalogue, state.catalogue)
+        session = Session(policies.watch, prices, state, options.redis_url, console)
         admin = bound_address(admin_socket)
         grpc = ",".join(places.addresses.values())
         return await session.run([[*workers]], admin_socket, Greeting(f"grpc={grpc} admin={admin.url}"))

@@ -7,6 +7,7 @@
   redis/                the append-only file of the embedded Redis: budgets survive restarts
   logs/                 one bounded log per child
   envoy.yaml            the configuration Envoy runs with
+  catalogue.json        the last good file of public prices (`--catalogue`)
   metrics/              Prometheus counters shared by the workers; emptied at each start
 ```
 
@@ -57,6 +58,7 @@ class StateDir:
         self.logs = self.path / "logs"
         self.metrics = self.path / "metrics"
         self.envoy_config = self.path / "envoy.yaml"
+        self.catalogue = self.path / "catalogue.json"
         self.sockets = Path()  # known once entered
         self._lock_path = self.path / "lock"
         self._children_path = self.path / "children.json"

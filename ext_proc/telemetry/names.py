@@ -164,6 +164,22 @@ POLICY_INFO = MetricName(
     ("version",),
     at_scrape=True,
 )
+CATALOGUE_AGE = MetricName(
+    "tollgate_catalogue_age_seconds",
+    Kind.GAUGE,
+    "Since the file of the public prices in force was written.",
+    at_scrape=True,
+)
+CATALOGUE_OK = MetricName(
+    "tollgate_catalogue_ok", Kind.GAUGE, "1 when the mounted file of public prices is the one in force.", at_scrape=True
+)
+CATALOGUE_INFO = MetricName(
+    "tollgate_catalogue_info",
+    Kind.GAUGE,
+    "1, labelled with the version of the public prices in force.",
+    ("version",),
+    at_scrape=True,
+)
 BUDGET_CAP = MetricName(
     "tollgate_budget_cap", Kind.GAUGE, "An account's cap, in its unit's smallest step.", _BUDGET_LABELS, at_scrape=True
 )

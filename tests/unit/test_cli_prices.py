@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ext_proc.cli import main
+from tests.catalogue_kit import catalogue_json
 
 ACCOUNTS = """
 name: providers
@@ -111,3 +112,47 @@ def test_what_cannot_be_meant_is_said(
 
     assert main(["prices", action, str(policies), *rest]) == 2
     assert problem in capsys.readouterr().err
+
+
+def test_diff_shows_what_a_mounted_catalogue_changes(
+    policies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A changed price, a model it lacks, with --all those that the set does not name; the shipped price stands left."""
+    file = tmp_path / "data.json"
+    file.write_text(catalogue_json(input_mtok=0.3))
+
+    code, lines = printed(capsys, "diff", policies, "--catalogue", file)
+    assert code == 0
+    assert {line.partition(": ")[0] for line in lines} == {"openai-main/gpt-4o", "openai-main/gpt-4o-mini"}
+    changed = next(line for line in lines if line.startswith("openai-main/gpt-4o-mini"))
+    assert "input $0.15, output $0.6" in changed.partition("→")[0]
+    assert "input $0.3, output $0.6" in changed.partition("→")[2]
+
+    every = printed(capsys, "diff", policies, "--catalogue", file, "--all")[1]
+    assert len(every) > 50
+    assert set(lines) <= set(every)
+
+
+def test_a_broken_catalogue_is_one_error(policies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command that takes one says what is wrong with it."""
+    file = tmp_path / "data.json"
+    file.write_text("{}")
+
+    for command in (["prices", "lint"], ["prices", "show"], ["check"]):
+        assert main([*command, str(policies), "--catalogue", str(file)]) == 1
+        assert f"--catalogue {file}: is no list of providers" in capsys.readouterr().err
+
+
+def test_check_warns_by_the_catalogue_that_is_mounted(
+    policies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model whose price only the file lacks is named."""
+    file = tmp_path / "data.json"
+    file.write_text(catalogue_json())
+
+    main(["check", str(policies)])
+    shipped = capsys.readouterr().out
+    main(["check", str(policies), "--catalogue", str(file)])
+
+    assert "gpt-4o\n" not in shipped
+    assert capsys.readouterr().out != shipped

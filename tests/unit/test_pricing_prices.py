@@ -87,7 +87,7 @@ def test_a_price_is_that_of_its_hour(moment: str, nanodollars: int) -> None:
 
 def test_one_hour_writes_of_a_claude_without_a_rate_for_them_cost_twice_the_input() -> None:
     """T39: never the five-minute rate, where the catalogue has only that."""
-    _, entry = catalogue._find("bedrock", "us.anthropic.claude-sonnet-4-20250514-v1:0") or (None, None)
+    _, entry = catalogue.shipped()._find("bedrock", "us.anthropic.claude-sonnet-4-20250514-v1:0") or (None, None)
     assert entry is not None
     assert isinstance(entry.prices, types.ModelPrice)
     assert entry.prices.cache_write_1h_mtok is None, "the catalogue prices it now: take another model"

@@ -12,7 +12,7 @@ NOW = int(datetime(2026, 6, 1, tzinfo=UTC).timestamp()) * 1_000_000
 MINI = ("openai-main", "openai", "gpt-4o-mini")
 SONNET = ("anthropic-main", "anthropic", "claude-sonnet-4-5")
 LLAMA = ("vllm", "openai-compatible", "llama")
-VERSION = catalogue.version()
+VERSION = catalogue.shipped().version
 
 
 def lines(found: tuple[report.Line, ...]) -> list[str]:
