@@ -168,6 +168,8 @@ def ask(attempt: Attempt, terms: Terms) -> Held | GiveUp:
     endpoint, facts, target, member = found
     chain = attempt.chain
     match = MatchFacts(caller=chain.caller, requested_model=chain.requested_model, target=target.name)
+    if barred := terms.snapshot.target_refusal(match, facts.geo or target.region):
+        return _give_up(attempt, terms, barred, resolution)
     try:
         way = candidate(target, facts, match, terms)
     except UnboundedError:

@@ -53,6 +53,7 @@ def _request(found: Explanation) -> Iterator[str]:
         if read.routed.rule is not None:
             chain = ", ".join(option.target.name for option in read.routed.options)
             yield f"route   {read.routed.rule.id}: {chain}; other requests may be drawn another order"
+            yield from (f"        left out: {refusal.message}" for refusal in read.routed.barred)
     if found.ignored_headers:
         yield f"note    these headers mean nothing here and are ignored: {', '.join(found.ignored_headers)}"
 

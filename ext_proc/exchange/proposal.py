@@ -98,7 +98,8 @@ def propose(
         return refused.unbounded()
     breached = _breached(ways[0], body, facts, match, terms.snapshot)
     if refusals := [finding.refusal for finding in breached if finding.enforced]:
-        return refused.with_the_rest(refusals)
+        first = refused.with_the_rest(refusals)
+        return refused.of_every_target(first, facts.model) if understood.routed.all_barred else first
     ways = (ways[0], *(way for way in ways[1:] if not _is_denied(way, body, facts, match, terms.snapshot)))
     hold = HoldRequest(
         hold_id=hold_id,
@@ -121,7 +122,7 @@ def understand(head: RequestHead, body: bytes, terms: Terms, draw: int = 0) -> U
     if isinstance(caller, Refusal):
         return caller
     if endpoint is None:
-        return _unmetered(head, terms.snapshot)
+        return _unmetered(head, caller, terms.snapshot)
     encoding = head.first.get("content-encoding", "").strip().lower()
     if encoding not in {"", "identity"}:
         return refused.encoded(encoding)
@@ -189,6 +190,7 @@ def _breached(
         input_tokens=way.bounds.input_tokens,
         output_tokens=None if facts.output_limit is None else way.bounds.output_max,
         document=facts.document,
+        region=way.geo or way.target.region,
     )
     asked = match if match.target == way.target.name else replace(match, target=way.target.name)
     return snapshot.guard(asked, request)
@@ -235,12 +237,15 @@ def _series(caller: Caller, settings: Settings) -> tuple[tuple[str, str], ...]:
     return tuple((name, values[name]) for name in names if name in values)
 
 
-def _unmetered(head: RequestHead, snapshot: Snapshot) -> Unmetered | Refusal:
+def _unmetered(head: RequestHead, caller: Caller, snapshot: Snapshot) -> Unmetered | Refusal:
     path, settings = head.path.partition("?")[0], snapshot.settings
     batches_pass = settings.batch is Batch.ALLOW
     if batch.starts_batch(head.method, path) and not batches_pass:
         return refused.batch(head)
     passes = batches_pass and batch.belongs_to_batch(path)
     passes |= any(path == allowed or path.startswith(allowed.rstrip("/") + "/") for allowed in settings.unmetered_paths)
-    account = registry.dialect_for_path(path).default_account
-    return Unmetered(account, head.path) if passes and account in snapshot.accounts else refused.unknown_path(head)
+    account = snapshot.accounts.get(registry.dialect_for_path(path).default_account)
+    if not passes or account is None:
+        return refused.unknown_path(head)
+    match = MatchFacts(caller=caller, requested_model="", target=f"{account.name}/", headers=head.first)
+    return snapshot.guardrails.region_refusal(match, account.region) or Unmetered(account.name, head.path)

@@ -18,6 +18,11 @@ def with_the_rest(refusals: list[Refusal]) -> Refusal:
     return replace(first, context={**first.context, "also_exceeded": [refusal.rule for refusal in rest]})
 
 
+def of_every_target(refusal: Refusal, model: str) -> Refusal:
+    """The refusal of one target, where it is every target's of a virtual model."""
+    return replace(refusal, message=f"No target of '{model}' may serve the request. {refusal.message}")
+
+
 def unknown_path(head: RequestHead) -> Refusal:
     """The path is not understood."""
     path = head.path.partition("?")[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ext_proc.dialects import jsonbody
 from ext_proc.dialects.errors import DialectError
@@ -39,6 +39,8 @@ class Routed:
     options: tuple[Option, ...]
     controls: Controls
     rule: VirtualModel | None = None
+    barred: tuple[Refusal, ...] = ()  # why guardrails keep targets of the rule from serving
+    all_barred: bool = False  # they keep every one: the only option left is the one whose refusal is shown
 
     def attempts(self, usable: frozenset[str]) -> tuple[str, ...]:
         """The target of each attempt, of those that are usable; one of them where no chain is needed."""
@@ -87,21 +89,32 @@ def route(
         usable = _usable(named, caller, facts.model, head)
         return usable if isinstance(usable, Refusal) else Routed((Option(usable, facts),), controls)
     options: list[Option] = []
+    barred: list[tuple[Option, Refusal]] = []
     why: Refusal | None = None
     for member in order(rule, match, terms.health, draw, head.now_us // 1_000_000):
         if controls.provider is not None and account_of(member) != controls.provider:
             continue
         found = resolve_target(member.name, endpoint.dialect, terms, head.now_us)
         usable = _usable(found, caller, facts.model, head)
-        if isinstance(usable, Target):
-            options.append(Option(usable, facts_for(member, facts, endpoint), member))
-        why = why or (usable if isinstance(usable, Refusal) else None)
+        if isinstance(usable, Refusal):
+            why = why or usable
+            continue
+        option = Option(usable, facts_for(member, facts, endpoint), member)
+        bars = terms.snapshot.target_refusal(replace(match, target=usable.name), option.facts.geo or usable.region)
+        if bars is None:
+            options.append(option)
+        else:
+            barred.append((option, bars))
+    all_barred = bool(barred) and not options
+    if all_barred:
+        # The guardrail itself refuses the first of them, beside whatever else is wrong with the request.
+        options.append(barred[0][0])
     if not options:
         return why or _nobody(facts.model, rule, controls)
     # A client's own provider key is good for the account it was brought for, and for no other.
     leader = options[0].target.account
     kept = [option for option in options if option.target.account == leader or not _own_key(option, options[0])]
-    return Routed(tuple(kept), controls, rule)
+    return Routed(tuple(kept), controls, rule, tuple(refusal for _, refusal in barred), all_barred)
 
 
 def facts_for(member: Member | None, facts: RequestFacts, endpoint: Endpoint) -> RequestFacts:

@@ -36,6 +36,11 @@ class Target:
         return f"{self.account.name}/{self.model}"
 
     @property
+    def region(self) -> str | None:
+        """Where it serves; None where the provider document does not say."""
+        return self.account.region_of(self.model)
+
+    @property
     def is_own(self) -> bool:
         """Whether no provider sends a bill for it: it is free, or a server of one's own. An exhausted budget may still
         swap to it.

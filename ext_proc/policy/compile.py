@@ -139,7 +139,7 @@ def _account(account: Account) -> ProviderAccount:
 
 def _model(model: Model) -> ProviderModel:
     costs = tuple(private_costs(model))
-    return ProviderModel(model.name, costs[-1].cost if costs else None, costs)
+    return ProviderModel(model.name, costs[-1].cost if costs else None, costs, model.region)
 
 
 def private_costs(model: Model) -> Iterator[DatedCost]:
@@ -214,5 +214,6 @@ def _guardrails(documents: Sequence[Document]) -> Iterator[GuardrailRule]:
                     denied_patterns=tuple((d.name, compile_pattern(d.pattern)) for d in rule.denied_patterns),
                     allow_models=None if rule.allow_models is None else frozenset(rule.allow_models),
                     deny_models=frozenset(rule.deny_models),
+                    allowed_regions=rule.allowed_regions,
                     mitigation=rule.mitigation,
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from ext_proc.policy.condition import Condition
@@ -22,6 +22,7 @@ class GuardedRequest:
     input_tokens: int  # as estimated
     output_tokens: int | None  # what the request may write at most, choices included; None without a limit
     document: Mapping[str, object]
+    region: str | None = None  # where it would be served
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class GuardrailRule:
     denied_patterns: tuple[tuple[str, Pattern], ...] = ()  # (name, pattern)
     allow_models: frozenset[str] | None = None
     deny_models: frozenset[str] = frozenset()
+    allowed_regions: tuple[str, ...] | None = None
     mitigation: str | None = None
 
 
@@ -66,6 +68,16 @@ class GuardrailSet:
                 findings.append(GuardrailFinding(rule.id, refusal, enforced=not rule.audit))
         return tuple(findings)
 
+    def target_refusal(self, facts: MatchFacts, region: str | None) -> Refusal | None:
+        """Why the target of these facts may not serve; None where it may. Rules in audit mode keep nobody out."""
+        rules = (rule for rule in self._matching(facts) if not rule.audit)
+        return next((found for rule in rules for found in _target(rule, facts, region)), None)
+
+    def region_refusal(self, facts: MatchFacts, region: str | None) -> Refusal | None:
+        """The same by its region alone, for requests whose model nobody reads."""
+        rules = (rule for rule in self._matching(facts) if not rule.audit)
+        return next((found for rule in rules for found in _region(rule, facts, region)), None)
+
     def output_cap(self, facts: MatchFacts) -> int | None:
         """The most output tokens any request of these facts may ask for: the limit to inject where it names none."""
         caps = [r.max_output_tokens for r in self._matching(facts) if r.max_output_tokens is not None and not r.audit]
@@ -79,7 +91,7 @@ class GuardrailSet:
 
 def _breaches(rule: GuardrailRule, facts: MatchFacts, request: GuardedRequest) -> Iterator[Refusal]:
     """What is wrong with a request, the cheapest look first."""
-    yield from _model(rule, facts)
+    yield from _target(rule, facts, request.region)
     if rule.max_body_bytes is not None and request.body_bytes > rule.max_body_bytes:
         yield _refusal(
             rule,
@@ -128,6 +140,34 @@ def _model(rule: GuardrailRule, facts: MatchFacts) -> Iterator[Refusal]:
             cure,
             RefusalType.NOT_ALLOWED,
         )
+
+
+def _target(rule: GuardrailRule, facts: MatchFacts, region: str | None) -> Iterator[Refusal]:
+    """What keeps the target from serving, whatever the request holds."""
+    yield from _model(rule, facts)
+    yield from _region(rule, facts, region)
+
+
+def _region(rule: GuardrailRule, facts: MatchFacts, region: str | None) -> Iterator[Refusal]:
+    allowed = rule.allowed_regions
+    if allowed is None or (region is not None and is_in(region, allowed)):
+        return
+    named = " or ".join(allowed)
+    served = "names no region" if region is None else f"serves in {region}"
+    refusal = _refusal(
+        rule,
+        HTTPStatus.FORBIDDEN,
+        f"The request may be served in {named} only, and '{facts.target}' {served}",
+        f"Use a model that is served in {named}.",
+        RefusalType.NOT_ALLOWED,
+    )
+    told = {"allowed_regions": list(allowed), "target": facts.target, "region": region}
+    yield replace(refusal, context={**refusal.context, **told})
+
+
+def is_in(region: str, allowed: Sequence[str]) -> bool:
+    """Whether a region is one of these, or lies in one: `eu-central-1` lies in `eu` and in `eu-central`."""
+    return any(region == name or region.startswith(f"{name}-") for name in allowed)
 
 
 def _refusal(

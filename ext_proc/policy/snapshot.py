@@ -33,6 +33,7 @@ from ext_proc.policy.terms import (
     TagFinding,
     Unpriced,
 )
+from ext_proc.refusal import Refusal
 
 __all__ = [
     "Batch",
@@ -89,6 +90,10 @@ class Snapshot:
     def guard(self, facts: MatchFacts, request: GuardedRequest) -> tuple[GuardrailFinding, ...]:
         """Every guardrail a request breaks, in rule order."""
         return self.guardrails.check(facts, request)
+
+    def target_refusal(self, facts: MatchFacts, region: str | None) -> Refusal | None:
+        """Why guardrails keep the target of these facts from serving in this region; None where it may."""
+        return self.guardrails.target_refusal(facts, region)
 
     def output_cap(self, facts: MatchFacts) -> int | None:
         """The limit that guardrails put on a request's output tokens, None without one."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ext_proc.identity.caller import Caller
 from ext_proc.ledger.interface import AccountSpec
+
+_PROFILE = re.compile(r"([a-z]{2,6}(?:-gov)?)\.[a-z0-9]+\.")
+"""Bedrock's inference profiles: `eu.anthropic.claude-…`; a bare model has its maker in the first place and no third."""
 
 
 class OnInsufficient(StrEnum):
@@ -151,6 +155,7 @@ class ProviderModel:
     name: str
     cost: Mapping[str, object] | None = None
     costs: tuple[DatedCost, ...] = ()
+    region: str | None = None  # None: its account's
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +170,16 @@ class ProviderAccount:
     client_credential: bool = False  # each client brings a provider key of its own
     models: tuple[ProviderModel, ...] = ()
     region: str | None = None
+
+    def region_of(self, model: str) -> str | None:
+        """Where a model is served; None where nobody says.
+
+        Bedrock's inference profiles serve where their names begin with: `eu.` in Europe, `global.` anywhere.
+        """
+        written = next((entry.region for entry in self.models if entry.name == model), None)
+        if written is None and self.provider == "bedrock" and (profile := _PROFILE.match(model.rpartition("/")[2])):
+            return profile[1]
+        return written or self.region
 
 
 @dataclass(frozen=True, slots=True)

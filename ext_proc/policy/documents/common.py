@@ -21,6 +21,7 @@ CALLER_KEYS = ("user", "team", "virtualaccount", "tenant", "model")
 ANYONE = "*"
 
 _VIRTUAL_ACCOUNT_SPELLINGS = frozenset({"virtual-account", "virtual_account"})
+_REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
@@ -101,6 +102,23 @@ def subject_problem(subject: str) -> tuple[str, str] | None:
     if not name or name == ANYONE:
         return f"{shown(subject)} names nobody", "write '*' alone for every caller"
     return None
+
+
+def region_problems(field: str, regions: Sequence[str] | None) -> Iterator[Problem]:
+    """What is wrong with a list of regions."""
+    if regions is not None and not regions:
+        yield (field, "is empty: nobody could serve", "name a region, or remove it")
+    for index, region in enumerate(regions or ()):
+        problem = region_problem(region)
+        if problem:
+            yield (f"{field}[{index}]", *problem)
+
+
+def region_problem(region: str) -> tuple[str, str] | None:
+    """Why a text is no region: (problem, cure)."""
+    if _REGION.fullmatch(region):
+        return None
+    return f"{shown(region)} is no region", "write small letters, digits and hyphens, for example eu-central-1"
 
 
 def bucket_key(written: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from ext_proc.policy.documents.common import When, id_problems, unique
+from ext_proc.policy.documents.common import When, id_problems, region_problems, unique
 from ext_proc.policy.fields import Located, Problem, optional, required
 from ext_proc.policy.patterns import pattern_problem
 
@@ -39,6 +39,10 @@ class GuardrailRule(Located):
     )
     allow_models: tuple[str, ...] | None = optional("Only these may serve.", example="[openai-main/gpt-4o-mini]")
     deny_models: tuple[str, ...] = optional("None of these may serve.", default=(), example="[openai-main/gpt-4o]")
+    allowed_regions: tuple[str, ...] | None = optional(
+        "Only targets in these regions may serve; `eu` is every region whose name begins with `eu-`, too.",
+        example="[eu, switzerlandnorth]",
+    )
     audit_mode: bool = optional("Count and warn, never refuse.", default=False, example="true")
     mitigation: str | None = optional("What a refused caller is told to do next.", example="Use the batch queue.")
     description: str | None = optional("For people who read the policy.", example="Staging stays cheap")
@@ -46,9 +50,11 @@ class GuardrailRule(Located):
     def problems(self) -> Iterator[Problem]:
         """The rule guards something."""
         yield from id_problems(self.id)
-        limits = (self.max_input_tokens, self.max_output_tokens, self.max_body_bytes, self.allow_models)
-        if all(limit is None for limit in limits) and not self.denied_patterns and not self.deny_models:
-            yield ("", "guards nothing", "add a cap, denied_patterns, allow_models or deny_models")
+        limits = (self.max_input_tokens, self.max_output_tokens, self.max_body_bytes)
+        chosen = (self.allow_models, self.allowed_regions)
+        if all(limit is None for limit in (*limits, *chosen)) and not self.denied_patterns and not self.deny_models:
+            yield ("", "guards nothing", "add a cap, denied_patterns, allow_models, deny_models or allowed_regions")
+        yield from region_problems("allowed_regions", self.allowed_regions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

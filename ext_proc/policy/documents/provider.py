@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import ClassVar, Literal
 from urllib.parse import urlsplit
 
-from ext_proc.policy.documents.common import unique
+from ext_proc.policy.documents.common import region_problem, unique
 from ext_proc.policy.fields import Located, Problem, optional, required
 from ext_proc.policy.scalars import shown
 
@@ -136,6 +136,7 @@ class Model(Located):
     """A model of the account."""
 
     name: str = required("The model, as the provider names it.", example="gpt-4o")
+    region: str | None = optional("Where it is served, where that is not the account's region.", example="eu-west-1")
     cost: Literal["public_cost"] | PrivateCost | tuple[PrivateCost, ...] = optional(
         "`public_cost`, a private price, or a list of prices with `from` days.",
         default="public_cost",
@@ -144,6 +145,7 @@ class Model(Located):
 
     def problems(self) -> Iterator[Problem]:
         """In a list of prices every one but the first has a day, and the days rise."""
+        yield from _region_problems(self.region)
         if isinstance(self.cost, tuple):
             if not self.cost:
                 yield ("cost", "is an empty list", "write public_cost or at least one price")
@@ -179,12 +181,15 @@ class Account(Located):
     endpoint: str | None = optional(
         "Base URL, where it is not the provider's public one.", example="http://llm.internal:8000"
     )
-    region: str | None = optional("The provider's region.", example="eu-central-1")
+    region: str | None = optional(
+        "Where its models are served: what `allowed_regions` of a guardrail is about.", example="eu-central-1"
+    )
     credential: Credential | None = optional("Where the key is.", example="{env: OPENAI_API_KEY}")
     models: tuple[Model, ...] = optional("Models with prices of their own.", default=(), example="[{name: gpt-4o}]")
 
     def problems(self) -> Iterator[Problem]:
         """The name can stand before a slash; the endpoint is one."""
+        yield from _region_problems(self.region)
         yield from account_problems(self.name, self.provider, self.endpoint, self.models)
 
 
@@ -199,7 +204,7 @@ class ProviderDocument(Located):
     )
     provider: str | None = optional("One account: whose API it speaks.", one_of=PROVIDERS, example="openai")
     endpoint: str | None = optional("One account: base URL.", example="http://llm.internal:8000")
-    region: str | None = optional("One account: the provider's region.", example="eu-central-1")
+    region: str | None = optional("One account: where its models are served.", example="eu-central-1")
     credential: Credential | None = optional("One account: where the key is.", example="{env: OPENAI_API_KEY}")
     models: tuple[Model, ...] = optional("One account: models with prices of their own.", default=(), example="[]")
 
@@ -213,6 +218,7 @@ class ProviderDocument(Located):
         elif self.provider is None:
             yield ("accounts", "is missing", "add accounts, or provider for the one account of this name")
         else:
+            yield from _region_problems(self.region)
             yield from account_problems(self.name, self.provider, self.endpoint, self.models)
 
     def all_accounts(self) -> tuple[Account, ...]:
@@ -231,6 +237,12 @@ class ProviderDocument(Located):
                 models=self.models,
             ),
         )
+
+
+def _region_problems(region: str | None) -> Iterator[Problem]:
+    problem = None if region is None else region_problem(region)
+    if problem:
+        yield ("region", *problem)
 
 
 def account_problems(name: str, provider: str, endpoint: str | None, models: tuple[Model, ...]) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from ext_proc.policy.errors import PolicyError
 from ext_proc.policy.lint.matching import matching_warnings
 from ext_proc.policy.lint.people import people_warnings
 from ext_proc.policy.lint.prices import price_warnings
+from ext_proc.policy.lint.residency import residency_warnings
 from ext_proc.policy.lint.secrets import secret_warnings
 from ext_proc.policy.snapshot import MatchFacts, Snapshot
 from ext_proc.policy.yaml_source import SourceFile
@@ -36,6 +37,7 @@ def lint(
     nothing is said about costs.
     """
     found = [*matching_warnings(snapshot, samples), *people_warnings(snapshot), *secret_warnings(files)]
+    found += residency_warnings(snapshot)
     if prices is not None:
         found += price_warnings(snapshot, prices.book, prices.at_us)
     return sorted(set(found))
