@@ -34,7 +34,7 @@ from ext_proc.exchange.events import AdmissionEvent, HoldAnswered, RequestBody, 
 from ext_proc.exchange.ledger_refusals import ledger_refusal, store_refusal
 from ext_proc.exchange.proposal import Proposal, Unmetered, propose
 from ext_proc.exchange.terms import Terms
-from ext_proc.ledger.interface import Basis, Charge, Code, HoldReply, Resolution
+from ext_proc.ledger.interface import GRANTED, MAY_BE_HELD, Basis, Charge, Code, HoldReply, Resolution
 from ext_proc.refusal import Refusal
 
 
@@ -70,10 +70,6 @@ TRANSITIONS: dict[State, dict[type[AdmissionEvent], frozenset[State]]] = {
     State.REFUSED: {StreamEnded: frozenset({State.REFUSED})},
     State.GONE: {StreamEnded: frozenset({State.GONE})},
 }
-
-_GRANTED = frozenset({Code.HELD, Code.EXISTS})
-_MAY_BE_HELD = _GRANTED | {Code.UNAVAILABLE}
-"""Answers after which a hold may stand: an ambiguous one counts, and its release leaves at worst a tombstone."""
 
 
 class Admission:
@@ -166,9 +162,9 @@ class Admission:
         assert self._proposal is not None, "a hold was asked for"
         assert self._head is not None, "a hold follows a head"
         if self.state is State.ABANDONED:
-            return State.GONE, (self._give_back(),) if reply.code in _MAY_BE_HELD else ()
+            return State.GONE, (self._give_back(),) if reply.code in MAY_BE_HELD else ()
         settings = self.terms.snapshot.settings
-        if reply.code in _GRANTED:
+        if reply.code in GRANTED:
             native = self.terms.native
             forward = answers.forward(self._proposal, reply, self._head, settings, self.request_id, native=native)
             refusing = (Observe(Observation.AUDITED, rule) for rule in forward.ticket.would_refuse)
@@ -178,7 +174,7 @@ class Admission:
             now_us = reply.stamp.redis_us if reply.stamp else self._head.now_us
             refusal = ledger_refusal(reply, answers.asked(self._proposal, reply), settings, now_us)
             return State.REFUSED, (self._refuse(refusal),)
-        give_back = (self._give_back(),) if reply.code in _MAY_BE_HELD else ()
+        give_back = (self._give_back(),) if reply.code in MAY_BE_HELD else ()
         return State.REFUSED, (*give_back, self._refuse(store_refusal()))
 
     def _refuse(self, refusal: Refusal) -> AdmissionEffect:

@@ -19,7 +19,7 @@ from ext_proc.exchange.chain import Chain
 from ext_proc.exchange.charging import by_failure
 from ext_proc.exchange.compact import compact
 from ext_proc.exchange.controls import Controls
-from ext_proc.exchange.effects import Refuse
+from ext_proc.exchange.effects import AskHold, Refuse
 from ext_proc.exchange.errors import UnboundedError
 from ext_proc.exchange.ledger_refusals import ledger_refusal, store_refusal
 from ext_proc.exchange.planning import Candidate, candidate, on_store_failure, plan
@@ -29,13 +29,11 @@ from ext_proc.exchange.sending import Outgoing, outgoing
 from ext_proc.exchange.targets import Target, resolve_target
 from ext_proc.exchange.terms import Terms
 from ext_proc.exchange.ticket import Ticket
-from ext_proc.ledger.ids import minted_us, next_attempt
-from ext_proc.ledger.interface import Code, HoldReply, HoldRequest, Resolution
+from ext_proc.ledger.ids import minted_us, of_attempt
+from ext_proc.ledger.interface import GRANTED, MAY_BE_HELD, Basis, Charge, Code, HoldReply, HoldRequest, Resolution
 from ext_proc.policy.snapshot import MatchFacts, OnStoreFailure
 from ext_proc.refusal import Refusal, RefusalType
 from ext_proc.routing.virtual_models import Member
-
-_GRANTED = frozenset({Code.HELD, Code.EXISTS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Answer the client with the failure. `resolution` is what the ledger has not been told yet of the last attempt."""
+    """Answer the client with the failure. `resolution` is what the ledger is still to be told."""
 
     refuse: Refuse
     resolution: Resolution | None
@@ -101,17 +99,23 @@ class Held:
     member: Member | None
 
     @property
-    def request(self) -> HoldRequest:
+    def ask(self) -> AskHold:
         """The hold it asks for."""
-        return self.proposal.hold
+        return AskHold(self.proposal.hold, on_store_failure(self.proposal.candidates[0]))
+
+    def abandoned(self, reply: HoldReply) -> Resolution | None:
+        """What to tell the ledger where nobody waits for the attempt any more: it was never sent."""
+        if reply.code not in MAY_BE_HELD:
+            return None
+        return Resolution(self.proposal.hold.hold_id, Charge(), Basis.RELEASED)
 
     def answered(self, reply: HoldReply) -> Send | GiveUp:
         """What follows from the ledger's answer."""
         settings = self.terms.snapshot.settings
-        if reply.code in _GRANTED:
+        if reply.code in GRANTED:
             return self._send(reply)
         if reply.code is not Code.REFUSED:
-            return _give_up(self.attempt, self.terms, store_refusal(), None)
+            return _give_up(self.attempt, self.terms, store_refusal(), self.abandoned(reply))
         asked = answers.asked(self.proposal, reply)
         now_us = reply.stamp.redis_us if reply.stamp else self.attempt.now_us
         return _give_up(self.attempt, self.terms, ledger_refusal(reply, asked, settings, now_us), None)
@@ -123,7 +127,7 @@ class Held:
         inject = reply.output_limit < candidate.bounds.output_max or candidate.sets_limit
         ticket = replace(
             before,
-            hold_id=self.request.hold_id,
+            hold_id=self.proposal.hold.hold_id,
             target=target.name,
             price=target.price,
             input_tokens=candidate.bounds.input_tokens,
@@ -176,7 +180,8 @@ def ask(attempt: Attempt, terms: Terms) -> Held | GiveUp:
         refusal = Refusal(RefusalType.NOT_ALLOWED, HTTPStatus.BAD_REQUEST, "it cannot be bounded", "")
         return _give_up(attempt, terms, refusal, resolution)
     request = HoldRequest(
-        hold_id=next_attempt(attempt.ticket.hold_id),
+        # By Envoy's count: the ticket is an older one where the attempt before died before it got its own.
+        hold_id=of_attempt(attempt.ticket.hold_id, attempt.number),
         plans=(plan(way),),
         lease_ms=terms.lease_ms,
         context=_context(chain, way),

@@ -29,7 +29,7 @@ def minted_or_zero_us(hold_id: str) -> int:
         return 0
 
 
-def next_attempt(hold_id: str) -> str:
-    """The id of the attempt after this one."""
-    request, _, attempt = hold_id.rpartition(".")
-    return f"{request}.{int(attempt) + 1}"
+def of_attempt(hold_id: str, number: int) -> str:
+    """The id of another attempt of the same request."""
+    request, _, _ = hold_id.rpartition(".")
+    return f"{request}.{number}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Measure(StrEnum):
@@ -175,6 +175,13 @@ class Code(StrEnum):
     RESET = "reset"  # the account began anew by hand
     RESUMED = "resumed"  # a latched account is open again
     NOT_FOUND = "not_found"
+
+
+GRANTED: Final = frozenset({Code.HELD, Code.EXISTS})
+"""Answers that let a request be sent."""
+
+MAY_BE_HELD: Final = GRANTED | {Code.UNAVAILABLE}
+"""Answers after which a hold may stand: an ambiguous one counts, and its release leaves at worst a tombstone."""
 
 
 class RefusedBecause(StrEnum):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from typing import Final
 
 import grpc
@@ -27,8 +26,9 @@ from ext_proc.exchange.effects import (
     Refuse,
 )
 from ext_proc.exchange.events import AdmissionEvent, HoldAnswered, RequestBody, StreamEnded
-from ext_proc.ledger.interface import Basis, Charge, Code, HoldReply, Resolution
+from ext_proc.ledger.interface import Basis, Charge, HoldReply, Resolution
 from ext_proc.server import messages
+from ext_proc.server.holding import ask_hold
 from ext_proc.server.state import Worker
 from ext_proc.server.streams import Stream, next_message
 from ext_proc.wire import external_processor_pb2 as pb
@@ -102,22 +102,13 @@ class Admit:
 
     async def _hold(self, admission: Admission, ask: AskHold) -> HoldReply:
         """Ask the ledger. A client that leaves meanwhile does not cancel the call: its answer is then given back."""
-        call = asyncio.ensure_future(self._timed_hold(ask))
+        call = asyncio.ensure_future(ask_hold(self._worker, ask))
         try:
             return await asyncio.shield(call)
         except asyncio.CancelledError:
             self._end(admission)
             call.add_done_callback(lambda done: self._abandoned(admission, done.result()))
             raise
-
-    async def _timed_hold(self, ask: AskHold) -> HoldReply:
-        started = time.perf_counter()  # uvloop's own clock ticks in milliseconds
-        reply = await self._worker.ledger.hold(ask.request)
-        seconds = time.perf_counter() - started
-        self._worker.metrics.ledger_call(operation="hold", code=reply.code.value, seconds=seconds)
-        if reply.code is Code.UNAVAILABLE:
-            return self._worker.outage.admit(ask.request, ask.on_store_failure) or reply
-        return reply
 
     def _abandoned(self, admission: Admission, reply: HoldReply) -> None:
         for effect in admission.receive(HoldAnswered(reply)):

@@ -14,10 +14,12 @@ from typing import Final
 
 import grpc
 
-from ext_proc.exchange.attempts import Attempt, GiveUp, Send, ask, first
+from ext_proc.exchange.attempts import Attempt, GiveUp, Held, Send, ask, first
 from ext_proc.exchange.chain import CHAIN_NAMESPACE, TRIED_NAMESPACE, Chain
 from ext_proc.exchange.ticket import Ticket
+from ext_proc.ledger.interface import HoldReply
 from ext_proc.server import messages
+from ext_proc.server.holding import ask_hold
 from ext_proc.server.state import Worker
 from ext_proc.server.streams import Stream, next_message
 
@@ -89,12 +91,7 @@ class TryAttempt:
         else:
             worker.targets.failed(attempt.ticket.target, attempt.tried_status)
             asked = ask(attempt, terms)
-            if isinstance(asked, GiveUp):
-                decided = asked
-            else:
-                # Not cancelled with the stream: what is held without an answer is settled by its end record or lease.
-                reply = await asyncio.shield(asyncio.ensure_future(worker.ledger.hold(asked.request)))
-                decided = asked.answered(reply)
+            decided = asked if isinstance(asked, GiveUp) else asked.answered(await self._hold(asked))
         if isinstance(decided, Send):
             return messages.send_attempt(decided, worker.credential(decided.account, terms), worker.settings.name)
         if decided.resolution is not None:
@@ -102,3 +99,17 @@ class TryAttempt:
         refusal = decided.refuse.refusal
         worker.metrics.refused(rule=refusal.rule_label, refusal_type=refusal.type.value)
         return messages.refuse(decided.refuse, json.dumps(decided.refuse.body, ensure_ascii=False).encode())
+
+    async def _hold(self, asked: Held) -> HoldReply:
+        """Ask for the hold. Where the client leaves meanwhile, or the attempt's time ends, it is given back."""
+        call = asyncio.ensure_future(ask_hold(self._worker, asked.ask))
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            call.add_done_callback(lambda done: self._give_back(asked, done.result()))
+            raise
+
+    def _give_back(self, asked: Held, reply: HoldReply) -> None:
+        resolution = asked.abandoned(reply)
+        if resolution is not None:
+            self._worker.settler.release(resolution)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -25,7 +26,23 @@ rules:
   - {id: share, when: {metadata: {mode: local}}, limit_to: 0.02, unit: cost_per_month,
      budget_applies_per: [metadata.cost_center], on_store_failure: local}
 """
-TAGS_ONLY = {"policy.yaml": POLICIES["policy.yaml"].split("---", maxsplit=1)[0] + "---" + BUDGETS}
+ROUTING = """
+name: routing
+type: gateway-load-balancing-config
+rules:
+  - id: falls-over
+    type: priority-based-routing
+    when: {models: [falls-over]}
+    load_balance_targets:
+      - target: openai-main/gpt-4o
+        priority: 0
+        headers_override: {set: {x-mock-behavior: '{"status": 500, "hold_open_until": "between"}'}}
+      - {target: openai-main/gpt-4o-mini, priority: 1}
+"""
+TAGS_ONLY = {
+    "routing.yaml": ROUTING,
+    "policy.yaml": POLICIES["policy.yaml"].split("---", maxsplit=1)[0] + "---" + BUDGETS,
+}
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +103,27 @@ def test_allow_serves_and_charges_once_redis_is_back(running: RunningStack, gate
     assert {entry["charge_nanodollars"] for entry in entries} == {cost(GPT_4O_MINI, input_uncached=100, output=50)}
     assert gateway.account("open")["spent"] == sum(entry["charge_nanodollars"] for entry in entries)
     assert gateway.account("open")["held"] == 0
+
+
+def test_allow_lets_the_next_target_serve(running: RunningStack, gateway: Gateway) -> None:
+    """A request whose first target fails in an outage goes on to the next: both attempts are in the books, once."""
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(gateway.chat, model="falls-over", usage={"input": 100, "output": 50})
+        gateway.mock.get("/mock/waiting/between").raise_for_status()
+        with redis_frozen(running):
+            gateway.release("between")
+            assert answer.result().status_code == 200
+    gateway.mock.delete("/mock/release/between").raise_for_status()
+
+    def settled() -> bool | None:
+        return True if len(gateway.journal()) == 2 and gateway.account("open")["held"] == 0 else None
+
+    eventually(settled, "both attempts")
+    served, failed = sorted(gateway.journal(), key=lambda entry: str(entry["hold_id"]), reverse=True)
+    assert (failed["served_model"], failed["charge_nanodollars"]) == ("openai-main/gpt-4o", 0)
+    charge = cost(GPT_4O_MINI, input_uncached=100, output=50)
+    assert (served["served_model"], served["charge_nanodollars"]) == ("openai-main/gpt-4o-mini", charge)
+    assert gateway.account("open")["spent"] == charge
 
 
 def test_local_admits_no_more_than_its_share(running: RunningStack, gateway: Gateway) -> None:

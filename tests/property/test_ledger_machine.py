@@ -131,7 +131,7 @@ class LedgerMachine(RuleBasedStateMachine):
         previous = None
         if follows and self.holds:
             earlier = data.draw(st.sampled_from(self.holds))
-            hold_id = ids.next_attempt(earlier.hold_id)
+            hold_id = ids.of_attempt(earlier.hold_id, int(earlier.hold_id.rpartition(".")[2]) + 1)
             previous = Resolution(earlier.hold_id, data.draw(charges()), Basis.REPORTED)
             if any(request.hold_id == hold_id for request in self.holds):
                 return

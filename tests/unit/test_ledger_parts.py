@@ -23,8 +23,7 @@ def test_id_tells_when_it_was_minted(now_us: int, randomness: bytes, attempt: in
     hold_id = ids.mint(now_us, randomness, attempt)
 
     assert ids.minted_us(hold_id) == now_us // 1000 * 1000
-    assert ids.minted_us(ids.next_attempt(hold_id)) == ids.minted_us(hold_id)
-    assert ids.next_attempt(hold_id) == ids.mint(now_us, randomness, attempt + 1)
+    assert ids.of_attempt(hold_id, attempt + 1) == ids.mint(now_us, randomness, attempt + 1)
 
 
 @pytest.mark.parametrize("stranger", ["", "x", "not-an-id-of-ours.1", "zzzzzzzzzzzz0000000000000000.1"])
