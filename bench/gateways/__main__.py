@@ -15,11 +15,11 @@ import sys
 import time
 from pathlib import Path
 
-from bench.gateways.errors import BenchError
-from bench.gateways.machine import describe
+from bench.errors import BenchError
 from bench.gateways.measure import Bench, Plan
 from bench.gateways.report import compare, table
 from bench.gateways.rival import find_or_install
+from bench.machine import describe
 
 
 def main() -> int:

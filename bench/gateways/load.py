@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.gateways.errors import BenchError
-from bench.gateways.machine import cpu_us
+from bench.errors import BenchError
+from bench.machine import cpu_us
 
 SCRIPT = """
 wrk.method = "POST"

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from bench.gateways.load import Request
-from bench.gateways.machine import memory_bytes
 from bench.gateways.subjects import Subject
+from bench.machine import memory_bytes
 
 GATE = "bench"
 

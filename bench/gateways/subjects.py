@@ -6,23 +6,18 @@ import contextlib
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.gateways.errors import BenchError
-from bench.gateways.machine import descendants
+from bench.errors import BenchError
+from bench.machine import descendants
+from bench.processes import first_line, free_port, pinned, running, wait_for
 from ext_proc.envoy_config import find_envoy
 from ext_proc.identity.keys import KeyHash, key_text
 
-START_SECONDS = 90.0
 KEY = key_text("bench", "b" * 43)
 LITELLM_KEY = "sk-bench-master-key"
 TAGS = {"cost_center": "bench", "repo": "ranking", "team": "search", "environment": "ci"}
@@ -41,8 +36,8 @@ class Subject:
 def mock_provider(core: int | None = None) -> Iterator[tuple[str, int]]:
     """Tollgate's mock provider; its URL and pid."""
     command = [sys.executable, "-P", "-m", "ext_proc.cli", "mock-provider", "--listen", "127.0.0.1:0"]
-    with _running(_pinned(command, core), stdout=subprocess.PIPE) as process:
-        yield _first_line(process).split()[2].rstrip("/"), process.pid
+    with running(pinned(command, core), stdout=subprocess.PIPE) as process:
+        yield first_line(process).split()[2].rstrip("/"), process.pid
 
 
 @contextlib.contextmanager
@@ -57,8 +52,8 @@ def floor(provider: str, directory: Path, core: int | None = None, *, answers: s
     """Envoy and an ext_proc server that does nothing. `answers`: the body mode of responses."""
     path = directory / "floor.sock"
     command = [sys.executable, "-m", "bench.gateways.floor", f"unix:{path}"]
-    with _running(_pinned(command, core), stdout=subprocess.PIPE) as server:
-        _first_line(server)
+    with running(pinned(command, core), stdout=subprocess.PIPE) as server:
+        first_line(server)
         with _plain_envoy(provider, directory, path, answers, core) as (url, pid):
             yield Subject(url, {"envoy": [pid], "sidecar": [server.pid]})
 
@@ -75,8 +70,8 @@ def tollgate(
     command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--state-dir", str(directory / "state")]
     command += ["--workers", str(workers), "--metering", metering, "--upstream", f"openai-main={provider}"]
     command += ["--upstream", f"anthropic-main={provider}", "--drain", "1"]
-    with _running(_pinned(command, core), stdout=subprocess.PIPE, errors=directory / "stderr") as process:
-        line = _first_line(process)
+    with running(pinned(command, core), stdout=subprocess.PIPE, errors=directory / "stderr") as process:
+        line = first_line(process)
         listening = re.match(r"tollgate ready listen=(\S+)", line)
         if listening is None:
             raise BenchError(f"tollgate did not start: {(directory / 'stderr').read_text()[-2000:]}")
@@ -109,23 +104,15 @@ def litellm(command: Path, provider: str, directory: Path, core: int | None = No
     argv = [str(command), "--config", str(directory / "litellm.yaml"), "--host", "127.0.0.1", "--port", str(port)]
     environment = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     log = directory / "litellm.log"
-    with _running(_pinned([*argv, "--num_workers", "1"], core), errors=log, environment=environment) as process:
+    with running(pinned([*argv, "--num_workers", "1"], core), errors=log, environment=environment) as process:
         url = f"http://127.0.0.1:{port}"
-        _wait_for(f"{url}/health/liveliness", process, log)
+        wait_for(f"{url}/health/liveliness", process, log)
         yield Subject(url, {"proxy": descendants(process.pid)}, {"authorization": f"Bearer {LITELLM_KEY}"})
 
 
 def last_core() -> int:
     """Where the load and the provider run when the gateway has the first core to itself."""
     return max(os.sched_getaffinity(0))
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _policies(rules: int) -> str:
@@ -170,8 +157,8 @@ def _plain_envoy(
     threads = len(os.sched_getaffinity(0)) if core is None else 1
     argv = [str(find_envoy()), "-c", str(config), "--disable-hot-restart", "-l", "error"]
     log = directory / "plain-envoy.log"
-    with _running(_pinned([*argv, "--concurrency", str(threads)], core), errors=log) as process:
-        _wait_for(f"http://127.0.0.1:{admin}/ready", process, log)
+    with running(pinned([*argv, "--concurrency", str(threads)], core), errors=log) as process:
+        wait_for(f"http://127.0.0.1:{admin}/ready", process, log)
         yield f"http://127.0.0.1:{port}", process.pid
 
 
@@ -229,53 +216,3 @@ def _cluster(name: str, address: Mapping[str, object]) -> dict[str, object]:
 def _address(text: str) -> dict[str, object]:
     host, _, port = text.rpartition(":")
     return {"address": host, "port_value": int(port)}
-
-
-def _pinned(command: list[str], core: int | None) -> list[str]:
-    return command if core is None else ["taskset", "-c", str(core), *command]
-
-
-@contextlib.contextmanager
-def _running(
-    command: list[str],
-    *,
-    stdout: int = subprocess.DEVNULL,
-    errors: Path | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> Iterator[subprocess.Popen[str]]:
-    """A process for the length of a block, and all that it started."""
-    own = {name: value for name, value in os.environ.items() if not name.endswith(("_API_KEY", "_TOKEN"))}
-    with contextlib.ExitStack() as files:
-        stderr = subprocess.DEVNULL if errors is None else files.enter_context(errors.open("w"))
-        process = subprocess.Popen(
-            command, stdout=stdout, stderr=stderr, text=True, env={**own, **(environment or {})}, start_new_session=True
-        )
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(40)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
-
-
-def _first_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline()
-
-
-def _wait_for(url: str, process: subprocess.Popen[str], log: Path) -> None:
-    """Until it answers."""
-    give_up_at = time.monotonic() + START_SECONDS
-    while time.monotonic() < give_up_at:
-        if process.poll() is not None:
-            raise BenchError(f"it ended with status {process.returncode}: {log.read_text()[-2000:]}")
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            urllib.request.urlopen(url, timeout=2).close()
-            return
-        time.sleep(0.1)
-    raise BenchError(f"nothing answered at {url}: {log.read_text()[-2000:]}")
