@@ -9,7 +9,7 @@ from pathlib import Path
 from ext_proc.envoy_config.bootstrap import render
 from ext_proc.envoy_config.drain import drain
 from ext_proc.envoy_config.errors import EnvoyConfigError
-from ext_proc.envoy_config.from_policies import chains, upstream_accounts, worker_endpoints
+from ext_proc.envoy_config.from_policies import chains, token_issuers, upstream_accounts, worker_endpoints
 from ext_proc.envoy_config.parts import address
 from ext_proc.envoy_config.settings import EnvoySettings, find_ca_bundle
 from ext_proc.envoy_config.variants import RUN_DIRECTORY, VARIANTS
@@ -78,6 +78,7 @@ def _render(args: argparse.Namespace) -> int:
             workers=worker_endpoints(args.socket_dir, args.workers),
             accounts=upstream_accounts(snapshot, _upstreams(args.upstream)),
             chains=chains(snapshot),
+            token_issuers=token_issuers(snapshot),
             listen_host=listen.address,
             listen_port=listen.port_value,
             admin=args.admin,

@@ -23,11 +23,13 @@ from envoy_data_plane.envoy.config.overload.v3 import (
 from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import DownstreamConnectionsConfig
 from envoy_data_plane.envoy.extensions.resource_monitors.fixed_heap.v3 import FixedHeapConfig
 from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryResponse
+from envoy_data_plane.google.protobuf import Any as PackedAny
 
 from ext_proc.envoy_config.clusters import build_clusters, upstream_clusters
 from ext_proc.envoy_config.listener import build_listener
 from ext_proc.envoy_config.parts import address, packed, seconds
 from ext_proc.envoy_config.settings import EnvoySettings, Limits
+from ext_proc.envoy_config.tokens import followed_token_filter
 
 HEAP_MONITOR = "envoy.resource_monitors.fixed_heap"
 
@@ -40,7 +42,15 @@ def render(settings: EnvoySettings) -> str:
 
 def render_clusters(settings: EnvoySettings) -> str:
     """The file that `clusters_file` names: YAML that a running Envoy takes up when it is renamed into place."""
-    resources = [packed(cluster) for cluster in upstream_clusters(settings)]
+    return _followed([packed(cluster) for cluster in upstream_clusters(settings)])
+
+
+def render_tokens(settings: EnvoySettings) -> str:
+    """The file that `tokens_file` names, likewise."""
+    return _followed([packed(followed_token_filter(settings))])
+
+
+def _followed(resources: list[PackedAny]) -> str:
     document = DiscoveryResponse(resources=resources).to_dict(casing=Casing.SNAKE)
     version = hashlib.blake2b(yaml.safe_dump(document).encode(), digest_size=8).hexdigest()
     return yaml.safe_dump({"version_info": version, **document}, sort_keys=False, width=120)

@@ -79,7 +79,14 @@ def upstream_clusters(settings: EnvoySettings) -> list[Cluster]:
     return [
         *(account_cluster(settings, account) for account in settings.accounts),
         *(chain_cluster(settings, chain) for chain in settings.chains),
+        *(account_cluster(settings, server) for server in key_servers(settings)),
     ]
+
+
+def key_servers(settings: EnvoySettings) -> tuple[UpstreamAccount, ...]:
+    """The servers that publish the keys of token issuers, each once."""
+    servers = (issuer.key_server for issuer in settings.token_issuers)
+    return tuple(dict.fromkeys(server for server in servers if server is not None))
 
 
 def chain_cluster(settings: EnvoySettings, chain: Chain) -> Cluster:

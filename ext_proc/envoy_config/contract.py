@@ -38,6 +38,10 @@ RETRY_HEADERS: Final = {
 WORKER_KEY: Final = "worker"
 """Key in the ticket's namespace: the worker that admitted. The access log is filtered on it."""
 
+CLAIMS_NAMESPACE: Final = "envoy.filters.http.jwt_authn"
+CLAIMS_KEY: Final = "claims"
+"""Where the claims of a verified token stand in the metadata: Envoy's filter chooses the namespace, we the key."""
+
 OWN_DETAILS: Final = "tollgate"
 """How the `details` of an immediate response start. Without, Envoy would take it for an error of its own making."""
 

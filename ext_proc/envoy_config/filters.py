@@ -1,4 +1,4 @@
-"""The HTTP filters, in the order of the request: admit, meter, Envoy's own parsers, strip, router."""
+"""The HTTP filters, in the order of the request: tokens, admit, meter, Envoy's own parsers, strip, router."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ from envoy_data_plane.google.protobuf import Any as PackedAny
 from ext_proc.envoy_config.contract import (
     ADMIT_ROLE,
     CALLER_PREFIX,
+    CLAIMS_NAMESPACE,
     CONTROL_PREFIX,
     METER_ROLE,
     RETRY_HEADERS,
@@ -48,6 +49,7 @@ from ext_proc.envoy_config.contract import (
 from ext_proc.envoy_config.native import native_filters
 from ext_proc.envoy_config.parts import grpc, packed, seconds
 from ext_proc.envoy_config.settings import RESERVED_PREFIX, EnvoySettings
+from ext_proc.envoy_config.tokens import token_filters
 from ext_proc.exchange.chain import CHAIN_NAMESPACE, TRIED_NAMESPACE
 from ext_proc.exchange.ticket import ANSWER_NAMESPACE, NAMESPACE
 from ext_proc.server.settings import Metering
@@ -69,6 +71,7 @@ PRIVATE_PREFIXES = (CONTROL_PREFIX, CALLER_PREFIX, "x-envoy-", "x-forwarded-")
 def build_filters(settings: EnvoySettings) -> list[HttpFilter]:
     """The chain. Answers pass it from the bottom up."""
     return [
+        *token_filters(settings),
         HttpFilter(name="tollgate.admit", typed_config=packed(admit_filter(settings))),
         HttpFilter(name=METER_FILTER, typed_config=packed(meter_filter(settings))),
         *(native_filters() if settings.metering is Metering.NATIVE else ()),
@@ -94,9 +97,10 @@ def admit_filter(settings: EnvoySettings) -> ExternalProcessor:
             response_trailer_mode=HeaderMode.SKIP,
         ),
         metadata_options=MetadataOptions(
+            forwarding_namespaces=MetadataOptionsMetadataNamespaces(untyped=[CLAIMS_NAMESPACE]),
             receiving_namespaces=MetadataOptionsMetadataNamespaces(
                 untyped=[NAMESPACE, ANSWER_NAMESPACE, CHAIN_NAMESPACE]
-            )
+            ),
         ),
         # A mutation that Envoy does not allow is a bug of ours: loud instead of silently dropped.
         mutation_rules=HeaderMutationRules(disallow_is_error=True),

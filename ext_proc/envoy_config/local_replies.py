@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from envoy_data_plane.envoy.config.accesslog.v3 import AccessLogFilter, AndFilter, ExtensionFilter, HeaderFilter
 from envoy_data_plane.envoy.config.core.v3 import HeaderValue, HeaderValueOption, SubstitutionFormatString
@@ -40,7 +41,9 @@ class EnvoyError:
     mitigation: str
     details: tuple[str, ...] = ()
     server_fault: bool | None = None  # True: 5xx only, False: 4xx only
+    status: HTTPStatus | None = None  # None: the one that Envoy chose
     retry_after_seconds: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
     show_details: bool = True  # those of ext_proc quote our own exceptions, which are for the operator
 
 
@@ -48,6 +51,24 @@ def envoy_errors(settings: EnvoySettings) -> tuple[EnvoyError, ...]:
     """Every kind, in the order of recognition; the last two take what no other does."""
     limit_mib = settings.limits.request_body_bytes // MEBIBYTE
     return (
+        EnvoyError(
+            code="keys_unavailable",
+            anthropic_type="overloaded_error",
+            details=("jwt_authn_access_denied{Jwks_remote_fetch",),
+            status=HTTPStatus.SERVICE_UNAVAILABLE,
+            message="The gateway has no keys of the issuer of this token; nothing was sent to a provider.",
+            mitigation="Retry; if it persists, tell the operators of the gateway that the issuer's keys are not there.",
+            retry_after_seconds=1,
+        ),
+        EnvoyError(
+            code="unauthenticated",
+            anthropic_type="authentication_error",
+            details=("jwt_authn_access_denied",),
+            status=HTTPStatus.UNAUTHORIZED,
+            message="The token is not accepted here.",
+            mitigation="Send one token, fresh, of an issuer and for an audience of this gateway, or a virtual key.",
+            headers=(("x-should-retry", "false"),),
+        ),
         EnvoyError(
             code="request_too_large",
             anthropic_type="request_too_large",
@@ -148,15 +169,16 @@ def _mapper(error: EnvoyError, when: AccessLogFilter, body: Mapping[str, object]
     extras = {"detail": error.message, "context": context, "mitigation": error.mitigation}
     return ResponseMapper(
         filter=when,
+        status_code=None if error.status is None else error.status.value,
         body_format_override=SubstitutionFormatString(json_format=Struct.from_dict({**body, **extras})),
-        headers_to_add=_retry_after(error),
+        headers_to_add=[HeaderValueOption(header=HeaderValue(key=key, value=value)) for key, value in _headers(error)],
     )
 
 
-def _retry_after(error: EnvoyError) -> list[HeaderValueOption]:
+def _headers(error: EnvoyError) -> tuple[tuple[str, str], ...]:
     if error.retry_after_seconds is None:
-        return []
-    return [HeaderValueOption(header=HeaderValue(key="retry-after", value=str(error.retry_after_seconds)))]
+        return error.headers
+    return (*error.headers, ("retry-after", str(error.retry_after_seconds)))
 
 
 def _recognised(error: EnvoyError) -> AccessLogFilter:

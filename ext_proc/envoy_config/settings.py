@@ -75,6 +75,36 @@ class UpstreamAccount:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenIssuer:
+    """Whose tokens Envoy accepts: with the keys in `jwks_file`, whose content is `jwks_digest`, or at `jwks_uri`."""
+
+    issuer: str
+    audiences: tuple[str, ...]
+    jwks_file: str | None = None
+    jwks_digest: str = ""
+    jwks_uri: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Changes with the content of the file, so that Envoy reads it again: only a changed configuration does."""
+        return f"{self.issuer} {self.jwks_digest}" if self.jwks_digest else self.issuer
+
+    @property
+    def key_server(self) -> UpstreamAccount | None:
+        """The server that publishes the keys."""
+        if self.jwks_uri is None:
+            return None
+        parts = urlsplit(self.jwks_uri)
+        return UpstreamAccount(self.cluster, f"{parts.scheme}://{parts.netloc}")
+
+    @property
+    def cluster(self) -> str:
+        """The cluster of the server that publishes the keys."""
+        parts = urlsplit(self.jwks_uri or "")
+        return f"{RESERVED_PREFIX}jwks-{parts.scheme}-{parts.netloc}"
+
+
+@dataclass(frozen=True, slots=True)
 class Chain:
     """A sequence of accounts that one request may try: the n-th attempt goes to the n-th."""
 
@@ -114,7 +144,9 @@ class EnvoySettings:
     workers: tuple[WorkerEndpoint, ...]
     accounts: tuple[UpstreamAccount, ...]
     chains: tuple[Chain, ...] = ()
+    token_issuers: tuple[TokenIssuer, ...] = ()
     clusters_file: str | None = None  # accounts and chains stand in this file, which may change while Envoy runs
+    tokens_file: str | None = None  # whose tokens are accepted stands in this file, likewise
     listen_host: str = "127.0.0.1"
     listen_port: int = 10000
     admin: str | None = None  # `unix:/…` or `host:port`: dumps configuration, so never where others can reach it

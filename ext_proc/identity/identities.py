@@ -87,7 +87,7 @@ class Identities:
             default_plan=next((d.default_plan for d in documents if d.default_plan is not None), None),
             require_team=any(document.require_team for document in documents),
             anonymous=anonymous,
-            jwt=next((document.jwt for document in documents if document.jwt is not None), None),
+            jwt=jwt_of(snapshot),
             certificates=next((d.certificates for d in documents if d.certificates is not None), None),
             complete=records.known or bool(asked),
             server_secret=server_secret,
@@ -119,6 +119,11 @@ class Identities:
             return None
         record = self.tenants.get(tenant)
         return self.default_plan if record is None or record.plan is None else record.plan
+
+
+def jwt_of(snapshot: Snapshot) -> JwtClaims | None:
+    """Whose tokens are accepted, and what their claims mean: the first that a policy set writes."""
+    return next((one.jwt for one in snapshot.documents_of(IdentityDocument) if one.jwt is not None), None)
 
 
 def _with_revocation(key: KeyRecord, records: Records) -> KeyRecord:

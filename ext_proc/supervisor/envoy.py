@@ -14,9 +14,10 @@ from pathlib import Path
 
 import aiohttp
 
-from ext_proc.envoy_config import EnvoyConfigError, EnvoySettings, render
+from ext_proc.envoy_config import EnvoyConfigError, EnvoySettings, render, render_tokens
 from ext_proc.envoy_config.drain import drain
 from ext_proc.envoy_config.filters import WORKERS_CLUSTER
+from ext_proc.envoy_config.tokens import TOKENS_FILTER
 from ext_proc.server.envoy_clusters import write_known
 from ext_proc.supervisor.addresses import Address
 from ext_proc.supervisor.errors import ServiceFailedError
@@ -24,12 +25,29 @@ from ext_proc.supervisor.lifecycle import ServiceLimits
 from ext_proc.supervisor.processes import ChildProcess, ProcessSpec
 from ext_proc.supervisor.services import poll
 from ext_proc.supervisor.state_dir import StateDir
-from ext_proc.supervisor.upstream_clusters import UpstreamClusters
+from ext_proc.supervisor.upstream_clusters import UpstreamClusters, write_followed
 
 _ADMIN_SECONDS = 2.0
 _RECONFIGURE_SECONDS = 8.0
-_TAKEN = "cluster_manager.cds.update_success"
-_REJECTED = "cluster_manager.cds.update_rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class _Followed:
+    """A part of the configuration that Envoy takes from a file, and the counters of its decisions."""
+
+    what: str
+    taken: str
+    rejected: str
+
+
+_CLUSTERS = _Followed(
+    "accounts and chains", "cluster_manager.cds.update_success", "cluster_manager.cds.update_rejected"
+)
+_TOKENS = _Followed(
+    "token issuers",
+    f"extension_config_discovery.http_filter.{TOKENS_FILTER}.config_reload",
+    f"extension_config_discovery.http_filter.{TOKENS_FILTER}.config_fail",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +73,16 @@ class EnvoyService:
         self._state = state
         self._started = False
         self._clusters = UpstreamClusters(state.path / "envoy-clusters.yaml")
+        self._tokens_file = state.path / "envoy-tokens.yaml"
 
     def spec(self) -> ProcessSpec:
         """Without hot restart: its shared memory and base id would clash with other Envoys of the machine."""
         settings = replace(self._settings(), admin=f"unix:{self._admin_socket}")
         self._clusters.write(settings, time.monotonic())
         self._tell_workers()
-        self._state.envoy_config.write_text(render(replace(settings, clusters_file=str(self._clusters.path))))
+        write_followed(self._tokens_file, render_tokens(settings))
+        followed = replace(settings, clusters_file=str(self._clusters.path), tokens_file=str(self._tokens_file))
+        self._state.envoy_config.write_text(render(followed))
         self._admin_socket.unlink(missing_ok=True)
         self._started = True
         argv = (
@@ -77,21 +98,33 @@ class EnvoyService:
         """
         if not self._started:
             return  # its start will say it
-        async with self._admin() as admin:
-            try:
-                before = await _stat(admin, _TAKEN), await _stat(admin, _REJECTED)
-                if self._clusters.write(self._settings(), time.monotonic()):
-
-                    async def decided() -> bool:
-                        return (await _stat(admin, _TAKEN), await _stat(admin, _REJECTED)) != before
-
-                    async with asyncio.timeout(_RECONFIGURE_SECONDS):
-                        await poll(decided)
-                    if await _stat(admin, _REJECTED) != before[1]:
-                        raise ServiceFailedError("Envoy does not take the changed accounts and chains; see its log")
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                raise ServiceFailedError(f"Envoy cannot be told of changed accounts and chains: {error!r}") from None
+        settings = self._settings()
+        await self._tell(_CLUSTERS, lambda: self._clusters.write(settings, time.monotonic()))
+        # After the clusters: one of them may be where an issuer publishes its keys.
+        await self._tell(_TOKENS, lambda: write_followed(self._tokens_file, render_tokens(settings)))
         self._tell_workers()
+
+    async def _tell(self, part: _Followed, write: Callable[[], bool]) -> None:
+        """Write a file that Envoy follows and wait for its decision, if that changed the file."""
+        async with self._admin() as admin:
+
+            async def counts() -> tuple[int, int]:
+                return await _stat(admin, part.taken), await _stat(admin, part.rejected)
+
+            try:
+                before = await counts()
+                if not write():
+                    return
+
+                async def decided() -> bool:
+                    return await counts() != before
+
+                async with asyncio.timeout(_RECONFIGURE_SECONDS):
+                    await poll(decided)
+                if (await counts())[1] != before[1]:
+                    raise ServiceFailedError(f"Envoy does not take the changed {part.what}; see its log")
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                raise ServiceFailedError(f"Envoy cannot be told of changed {part.what}: {error!r}") from None
 
     def _tell_workers(self) -> None:
         write_known(self._state.path, self._clusters.accounts, self._clusters.chains)

@@ -17,7 +17,7 @@ from ext_proc.envoy_config import (
     find_ca_bundle,
     find_envoy,
 )
-from ext_proc.envoy_config.from_policies import chains
+from ext_proc.envoy_config.from_policies import chains, token_issuers
 from ext_proc.policy.documents.provider import DEFAULT_ENDPOINTS
 from ext_proc.policy.snapshot import ProviderAccount, Snapshot
 from ext_proc.server.settings import WorkerSettings
@@ -132,12 +132,15 @@ def build_envoy_settings(
 ) -> EnvoySettings:
     """Raises SupervisorError where no configuration can be made from them."""
     urls = {name: upstreams.get(name, account.endpoint) for name, account in policies.snapshot.accounts.items()}
-    speaks_tls = any(url.startswith("https://") for url in urls.values())
     try:
+        issuers = token_issuers(policies.snapshot)
+        published = (issuer.jwks_uri for issuer in issuers if issuer.jwks_uri is not None)
+        speaks_tls = any(url.startswith("https://") for url in (*urls.values(), *published))
         return EnvoySettings(
             workers=tuple(WorkerEndpoint(name, address) for name, address in places.addresses.items()),
             accounts=tuple(UpstreamAccount(name, url) for name, url in urls.items()),
             chains=chains(policies.snapshot),
+            token_issuers=issuers,
             listen_host=listen.host,
             listen_port=listen.port,
             hold_lease_seconds=options.hold_lease_seconds,

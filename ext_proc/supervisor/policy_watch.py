@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
+from ext_proc.identity.identities import jwt_of
 from ext_proc.policy.errors import PolicySetError
 from ext_proc.policy.snapshot import ProviderAccount, Snapshot
 from ext_proc.policy.status_file import WorkerPolicy
@@ -27,6 +28,7 @@ class PolicyWatch:
         self._looking = asyncio.Lock()
         self.on_change: Callable[[], Awaitable[None]] | None = None  # what brings Envoy where the set leads
         self._routes = _routes(self._watcher.snapshot.accounts)
+        self._key_files = _key_files(self._watcher.snapshot)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -80,21 +82,43 @@ class PolicyWatch:
             await self._look(say, force=force)
 
     async def _look(self, say: Callable[[str], None], *, force: bool) -> None:
-        refused = self._watcher.status.refused
-        if await asyncio.to_thread(self._watcher.poll, force=force):
+        refused, key_files = self._watcher.status.refused, self._key_files
+        changed = await asyncio.to_thread(self._watcher.poll, force=force)
+        self._key_files = await asyncio.to_thread(_key_files, self.snapshot)
+        if changed:
             say(f"the policy set changed: {self.snapshot.version} is in force")
             if self.on_change is not None:
-                try:
-                    await self.on_change()
-                except SupervisorError as error:
-                    say(str(error))
+                await self._tell(self.on_change, say)
                 return
             routes = _routes(self.snapshot.accounts)
             if routes != self._routes:
                 say("provider accounts or endpoints changed: Envoy learns of them at the next start")
+        elif self._key_files != key_files and self.on_change is not None:
+            say("the keys of a token issuer changed")
+            await self._tell(self.on_change, say)
         elif self._watcher.status.refused > refused:
             errors = "\n".join(map(str, self._watcher.status.errors))
             say(f"the policy set in {self._directory} does not load, the last good one stays in force:\n{errors}")
+
+    async def _tell(self, on_change: Callable[[], Awaitable[None]], say: Callable[[str], None]) -> None:
+        try:
+            await on_change()
+        except SupervisorError as error:
+            say(str(error))
+
+
+def _key_files(snapshot: Snapshot) -> dict[str, int]:
+    """The files with keys of token issuers → when each was modified, in nanoseconds; 0 where it is not there."""
+    jwt = jwt_of(snapshot)
+    files = [issuer.jwks_file for issuer in (jwt.issuers if jwt is not None else ()) if issuer.jwks_file is not None]
+    return {file: _modified_ns(Path(file)) for file in files}
+
+
+def _modified_ns(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _routes(accounts: Mapping[str, ProviderAccount]) -> dict[str, str]:

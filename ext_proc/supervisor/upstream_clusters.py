@@ -54,9 +54,14 @@ class UpstreamClusters:
             )
         )
         self._accounts, self._chains = dict(accounts), dict(chains)
-        if self.path.exists() and self.path.read_text() == text:
-            return False
-        fresh = self.path.with_suffix(".new")
-        fresh.write_text(text)
-        fresh.replace(self.path)
-        return True
+        return write_followed(self.path, text)
+
+
+def write_followed(path: Path, text: str) -> bool:
+    """Rename a file that Envoy follows into place; whether that changed it."""
+    if path.exists() and path.read_text() == text:
+        return False
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.replace(path)
+    return True

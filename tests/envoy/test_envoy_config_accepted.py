@@ -13,6 +13,7 @@ import pytest
 from ext_proc.envoy_config import (
     EnvoySettings,
     Limits,
+    TokenIssuer,
     UpstreamAccount,
     WorkerEndpoint,
     find_ca_bundle,
@@ -58,8 +59,9 @@ def test_checked_in_configuration_is_accepted(file: Path, tmp_path: Path) -> Non
         replace(SETTINGS, admin="127.0.0.1:9901"),
         replace(SETTINGS, listen_host="::", listen_port=0),
         replace(SETTINGS, limits=Limits(heap_bytes=1 << 30)),
+        replace(SETTINGS, token_issuers=(TokenIssuer("https://idp", ("llm",), jwks_uri="https://idp:8443/jwks"),)),
     ],
-    ids=["one worker over TCP", "no account", "admin on a port", "any address", "bounded heap"],
+    ids=["one worker over TCP", "no account", "admin on a port", "any address", "bounded heap", "tokens"],
 )
 def test_every_form_of_settings_is_accepted(settings: EnvoySettings, tmp_path: Path) -> None:
     """The real Envoy loads what any valid settings render to, without a warning."""

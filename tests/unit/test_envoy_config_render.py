@@ -16,6 +16,7 @@ from ext_proc.envoy_config import (
     EnvoySettings,
     UpstreamAccount,
     WorkerEndpoint,
+    contract,
     find_ca_bundle,
     find_envoy,
     render,
@@ -135,6 +136,7 @@ def test_server_and_configuration_agree_on_names() -> None:
     assert f"cluster_header: {messages.CLUSTER_HEADER}\n" in routes
     assert f"name: {messages.METER_HEADER}\n" in routes
     assert f"!response.code_details.startsWith('{messages.REFUSED_DETAILS[:8]}')" in routes
+    assert (contract.CLAIMS_NAMESPACE, contract.CLAIMS_KEY) == (messages.JWT_NAMESPACE, messages.JWT_PAYLOAD)
 
 
 def test_envoy_on_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal
+from urllib.parse import urlsplit
 
 from ext_proc.identity.keys import is_key_id
 from ext_proc.identity.tags import tag_problem
@@ -114,14 +115,57 @@ class Tenant(Located):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenIssuer(Located):
+    """Whose tokens are accepted: Envoy verifies them."""
+
+    issuer: str = required("Claim `iss` of its tokens.", example="https://login.example.com/")
+    audiences: tuple[str, ...] = required("A token must be for one of these: claim `aud`.", example="[tollgate]")
+    jwks_uri: str | None = optional(
+        "Where it publishes its keys.", example="https://login.example.com/.well-known/jwks.json"
+    )
+    jwks_file: str | None = optional(
+        "A mounted file with its keys, read again when it changes.", example="/etc/tollgate/jwks.json"
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        """Keys in one place; tokens for us, and not for whomever the issuer knows."""
+        if (self.jwks_uri is None) == (self.jwks_file is None):
+            yield ("", "names no single place of the issuer's keys", "write either jwks_uri or jwks_file")
+        if self.jwks_uri is not None and not _is_url(self.jwks_uri):
+            yield ("jwks_uri", f"{shown(self.jwks_uri)} is no URL", "write https://host/path")
+        if not self.issuer:
+            yield ("issuer", "is empty", "write the claim `iss` of its tokens")
+        if not self.audiences:
+            yield ("audiences", "is empty, so that tokens for any service would do", "name at least one audience")
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JwtClaims(Located):
-    """Which claims of a verified token say who calls."""
+    """Whose tokens are accepted, and which of their claims say who calls."""
 
     user: str | None = optional("Claim.", example="email")
     team: str | None = optional("Claim.", example="team")
     virtual_account: str | None = optional("Claim.", example="azp")
     tenant: str | None = optional("Claim.", example="org_id")
     tags: Mapping[str, str] = optional("Tag → claim.", factory=lambda: _NOTHING, example="{cost_center: cc}")
+    issuers: tuple[TokenIssuer, ...] = optional(
+        "Whose tokens Envoy verifies; none where an Envoy of your own does.",
+        default=(),
+        max_items=20,
+        example="[{issuer: 'https://login.example.com/', audiences: [tollgate], jwks_file: /etc/tollgate/jwks.json}]",
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        """Issuers are distinct."""
+        yield from unique(self.issuers, "issuer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
