@@ -9,12 +9,13 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ext_proc.cli.catalogue import add_catalogue_argument, read_catalogue
 from ext_proc.cli.command import COMMANDS, Subparsers
 from ext_proc.cli.errors import CommandError, UsageError
+from ext_proc.exchange.calibration import Calibration
 from ext_proc.exchange.events import RequestHead
 from ext_proc.exchange.explain import Explanation, explain
 from ext_proc.exchange.explain_json import as_json
@@ -34,6 +35,7 @@ from ext_proc.policy.errors import PolicySetError
 from ext_proc.policy.loader import load
 from ext_proc.policy.snapshot import Snapshot
 from ext_proc.pricing.catalogue import Catalogue
+from ext_proc.server.learning import read_learned
 
 REDIS_SECONDS = 10.0
 CONNECT_TIMEOUT_MS = 5_000
@@ -63,7 +65,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--redis",
         metavar="URL",
-        help="judge against the live balances and keys in this Redis, which is only read (default: empty accounts); "
+        help="judge against the live balances, keys and learned figures in this Redis, which is only read (default: "
+        "empty accounts, nothing learned); "
         "virtual keys are verified with the secret in TOLLGATE_KEY_SECRET or TOLLGATE_KEY_SECRET_FILE",
     )
     add_catalogue_argument(parser)
@@ -116,6 +119,9 @@ async def _explained(
             head = request.head(await standings.now_us())
             identities = await _identities(snapshot, channel)
             terms = Terms.of(snapshot, lease_ms=_LEASE_MS, identities=identities, catalogue=catalogue)
+            found = await explain(head, request.body, terms, standings.read)
+            calibration = Calibration(await read_learned(channel.call, found.learnable, head.now_us))
+            terms = replace(terms, calibration=calibration)
             return await explain(head, request.body, terms, standings.read)
     except StoreError as error:
         raise CommandError(f"the Redis at --redis does not answer: {error}") from error

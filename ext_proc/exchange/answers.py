@@ -112,6 +112,10 @@ def forward(
         would_downgrade=would_downgrade(proposal, reply),
         native=native and chain is None and not asks_usage and _is_small(proposal, reply.output_limit),
         store_failed=reply.stamp is None,
+        learned_input=candidate.bounds.input.learned,
+        learned_output=candidate.bounds.output_learned,
+        prompt_bytes=candidate.telling_bytes,
+        traffic="" if inject else candidate.traffic,
     )
     member = proposal.routed.options[0].member if not downgraded else None
     sent = outgoing(

@@ -134,6 +134,10 @@ class Held:
             output_limit=reply.output_limit,
             began_ms=(self.attempt.now_us - minted_us(before.hold_id)) // 1_000,
             store_failed=reply.stamp is None,
+            learned_input=candidate.bounds.input.learned,
+            learned_output=candidate.bounds.output_learned,
+            prompt_bytes=candidate.telling_bytes,
+            traffic="" if inject else candidate.traffic,
         )
         sent = outgoing(
             self.proposal.dialect,
@@ -164,7 +168,12 @@ def first(attempt: Attempt, terms: Terms) -> Send | GiveUp:
 def ask(attempt: Attempt, terms: Terms) -> Held | GiveUp:
     """A later attempt: what it asks of the ledger."""
     resolution = by_failure(
-        attempt.ticket, attempt.tried_status, attempt.now_us, sent=True, timed_out=attempt.timed_out
+        attempt.ticket,
+        attempt.tried_status,
+        attempt.now_us,
+        sent=True,
+        timed_out=attempt.timed_out,
+        learned=terms.calibration.of(attempt.ticket.target),
     )
     found = _read(attempt, terms)
     if isinstance(found, Refusal):

@@ -1,6 +1,7 @@
 """At most how much: the token bounds a hold is made of.
 
-Under `admission: expected` a bound is an estimate at a safe quantile; under `strict` it cannot be exceeded.
+Under `admission: expected` a bound is an estimate at a safe quantile, learned where enough answers have told
+(`calibration`), else one of the figures below; under `strict` it cannot be exceeded, and nothing learned goes into it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ext_proc.dialects.interface import RequestFacts
+from ext_proc.exchange.calibration import NOTHING, Learned
 from ext_proc.exchange.errors import UnboundedError
 
 HOLD_BYTES_PER_TOKEN_MILLI = 2_500
@@ -28,7 +30,8 @@ TOKENS_PER_SECOND = 60
 @dataclass(frozen=True, slots=True)
 class InputBound:
     """Input tokens, and what they were computed from: prompt bytes at so many bytes per token, rounded up, what the
-    provider adds, and a figure for each part outside the body. `window`: the model's context window bounded them.
+    provider adds, and a figure for each part outside the body. `window`: the model's context window bounded them;
+    `learned`: the bytes per token are those of earlier requests.
     """
 
     tokens: int
@@ -37,15 +40,20 @@ class InputBound:
     overhead_tokens: int
     external_inputs: int
     window: bool = False
+    learned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TokenBounds:
-    """Input tokens, and the output tokens a grant may lie between (both times `choices`)."""
+    """Input tokens, and the output tokens a grant may lie between (both times `choices`).
+
+    `output_learned`: the most is how long earlier answers got.
+    """
 
     input: InputBound
     output_min: int
     output_max: int
+    output_learned: bool = False
 
     @property
     def input_tokens(self) -> int:
@@ -65,20 +73,28 @@ def bound(
     default_output_tokens: int,
     min_output_tokens: int | None,
     context_window: int | None,
+    learned: Learned = NOTHING,
 ) -> TokenBounds:
     """Bound one request. `min_output_tokens` None means the output may not be shrunk.
 
+    `learned` is what is known of the target; its output, for requests that nothing limits, comes before the default.
     Raises UnboundedError under `strict` where the prompt refers to content outside the body and the window is unknown.
     """
-    output_per_choice = default_output_tokens if facts.output_limit is None else facts.output_limit
+    known = NOTHING if strict else learned
+    output_learned = facts.output_limit is None and known.output_tokens is not None
+    unlimited = known.output_tokens or default_output_tokens
+    output_per_choice = unlimited if facts.output_limit is None else facts.output_limit
     output_max = output_per_choice * facts.choices
     output_min = output_max if min_output_tokens is None else min(min_output_tokens * facts.choices, output_max)
-    return TokenBounds(_input_bound(facts, strict=strict, context_window=context_window), output_min, output_max)
+    input_bound = _input_bound(facts, known.hold_bytes_per_token_milli, strict=strict, context_window=context_window)
+    return TokenBounds(input_bound, output_min, output_max, output_learned)
 
 
-def _input_bound(facts: RequestFacts, *, strict: bool, context_window: int | None) -> InputBound:
+def _input_bound(
+    facts: RequestFacts, learned_milli: int | None, *, strict: bool, context_window: int | None
+) -> InputBound:
     # A byte-level BPE never yields more tokens than bytes.
-    bytes_per_token_milli = 1_000 if strict else HOLD_BYTES_PER_TOKEN_MILLI
+    bytes_per_token_milli = 1_000 if strict else learned_milli or HOLD_BYTES_PER_TOKEN_MILLI
     tokens = tokens_of(facts.prompt_bytes, bytes_per_token_milli) + facts.overhead_tokens
     window = False
     if not strict:
@@ -88,5 +104,11 @@ def _input_bound(facts: RequestFacts, *, strict: bool, context_window: int | Non
             raise UnboundedError
         tokens, window = context_window, True
     return InputBound(
-        tokens, facts.prompt_bytes, bytes_per_token_milli, facts.overhead_tokens, facts.external_inputs, window
+        tokens,
+        facts.prompt_bytes,
+        bytes_per_token_milli,
+        facts.overhead_tokens,
+        facts.external_inputs,
+        window,
+        learned_milli is not None,
     )

@@ -1,7 +1,8 @@
 """What an attempt is charged, by how it ended: the table of the design's section on settling, as two functions.
 
 `by_reading` is what meter knows (the body), `by_record` what the access log record knows (flags, byte counts, times,
-and the usage where Envoy's own parsers read it).
+and the usage where Envoy's own parsers read it). What has to be estimated is estimated by what was learned of the
+target, where enough of its answers have told.
 
 | how it ended                                                   | charged at                         | basis     |
 |----------------------------------------------------------------|------------------------------------|-----------|
@@ -20,6 +21,7 @@ from dataclasses import replace
 from ext_proc.dialects import registry
 from ext_proc.dialects.interface import Reading
 from ext_proc.exchange.bounds import CHARGE_BYTES_PER_TOKEN_MILLI, TOKENS_PER_SECOND, tokens_of
+from ext_proc.exchange.calibration import NOTHING, Learned
 from ext_proc.exchange.compact import compact
 from ext_proc.exchange.events import EndRecord, ResponseHead
 from ext_proc.exchange.ticket import Ticket
@@ -34,7 +36,9 @@ carries about one token in 200 to 250 bytes."""
 _ERROR = 400
 
 
-def by_reading(ticket: Ticket, head: ResponseHead, reading: Reading, now_us: int, *, cut: bool) -> Resolution:
+def by_reading(
+    ticket: Ticket, head: ResponseHead, reading: Reading, now_us: int, *, cut: bool, learned: Learned = NOTHING
+) -> Resolution:
     """Resolve from the response body: all of it, or what passed before it was cut."""
     ending: dict[str, object] = {
         "status": head.status,
@@ -49,14 +53,14 @@ def by_reading(ticket: Ticket, head: ResponseHead, reading: Reading, now_us: int
     if usage is not None and reading.output_known:
         basis = Basis.ESTIMATED if cut and not reading.finished else Basis.REPORTED
         if basis is Basis.ESTIMATED:
-            usage = replace(usage, output=max(usage.output, _passed(reading)))
+            usage = replace(usage, output=max(usage.output, _passed(reading, learned)))
             return _settle(ticket, usage, basis, ending)
         return _settle_reported(ticket, usage, reading, ending)
     known = usage if usage is not None else Usage(input_uncached=ticket.input_tokens)
-    return _settle(ticket, replace(known, output=max(1, _passed(reading))), Basis.ESTIMATED, ending)
+    return _settle(ticket, replace(known, output=max(1, _passed(reading, learned))), Basis.ESTIMATED, ending)
 
 
-def by_record(ticket: Ticket, record: EndRecord) -> Resolution:
+def by_record(ticket: Ticket, record: EndRecord, learned: Learned = NOTHING) -> Resolution:
     """Resolve from the end record: Envoy's own parsers read the body, or meter did not or could not tell who cut it."""
     ending: dict[str, object] = {
         "status": record.status,
@@ -68,7 +72,7 @@ def by_record(ticket: Ticket, record: EndRecord) -> Resolution:
         if not record.sent_upstream:
             return _release(ticket, requests=0, ending=ending)
         if record.client_gone or record.timed_out:
-            return _settle(ticket, _while_waiting(ticket, record), Basis.ESTIMATED, ending)
+            return _settle(ticket, _while_waiting(ticket, record, learned), Basis.ESTIMATED, ending)
         return _release(ticket, requests=1, ending=ending)
     reading = registry.dialect(ticket.dialect).native_reading(record.reported)
     ticket, ending = _served(ticket, reading, ending)
@@ -82,8 +86,8 @@ def by_record(ticket: Ticket, record: EndRecord) -> Resolution:
     if record.upstream_body_bytes == 0:
         if record.upstream_failed:
             return _release(ticket, requests=1, ending=ending)
-        return _settle(ticket, _while_waiting(ticket, record), Basis.ESTIMATED, ending)
-    per_token = EVENT_BYTES_PER_TOKEN_MILLI if ticket.stream else CHARGE_BYTES_PER_TOKEN_MILLI
+        return _settle(ticket, _while_waiting(ticket, record, learned), Basis.ESTIMATED, ending)
+    per_token = EVENT_BYTES_PER_TOKEN_MILLI if ticket.stream else _charge_bytes_per_token_milli(learned)
     output = _within_limit(ticket, tokens_of(record.upstream_body_bytes, per_token))
     known = usage if usage is not None else Usage(input_uncached=ticket.input_tokens)
     return _settle(ticket, replace(known, output=max(known.output, output)), Basis.ESTIMATED, ending)
@@ -112,7 +116,9 @@ def _is_billed(usage: Usage | None) -> bool:
     return usage is not None and bool(usage.input_tokens or usage.output_tokens)
 
 
-def by_failure(ticket: Ticket, status: int, now_us: int, *, sent: bool, timed_out: bool = False) -> Resolution:
+def by_failure(
+    ticket: Ticket, status: int, now_us: int, *, sent: bool, timed_out: bool = False, learned: Learned = NOTHING
+) -> Resolution:
     """Resolve an attempt that another one follows. `status` is what it was answered with, 0 without an answer.
 
     Envoy drops the body of an answer that it retries, so a usage in it is not known. `timed_out`: its time was over
@@ -122,21 +128,26 @@ def by_failure(ticket: Ticket, status: int, now_us: int, *, sent: bool, timed_ou
     ended = "timed_out" if timed_out else "failed"
     ending: dict[str, object] = {"status": status, "ended": ended, "duration_ms": elapsed_us // 1_000}
     if timed_out:
-        return _settle(ticket, _written_within(ticket, elapsed_us), Basis.ESTIMATED, ending)
+        return _settle(ticket, _written_within(ticket, elapsed_us, learned), Basis.ESTIMATED, ending)
     return _release(ticket, requests=int(sent), ending=ending)
 
 
-def _passed(reading: Reading) -> int:
-    return tokens_of(reading.output_bytes, CHARGE_BYTES_PER_TOKEN_MILLI)
+def _passed(reading: Reading, learned: Learned) -> int:
+    return tokens_of(reading.output_bytes, _charge_bytes_per_token_milli(learned))
 
 
-def _while_waiting(ticket: Ticket, record: EndRecord) -> Usage:
+def _charge_bytes_per_token_milli(learned: Learned) -> int:
+    """Of generated text: as of the prompts, which are the same kind of text to the same tokenizer."""
+    return learned.charge_bytes_per_token_milli or CHARGE_BYTES_PER_TOKEN_MILLI
+
+
+def _while_waiting(ticket: Ticket, record: EndRecord, learned: Learned) -> Usage:
     """What a provider has probably spent on an answer of which no byte came back."""
-    return _written_within(ticket, record.duration_us - ticket.began_ms * 1_000)
+    return _written_within(ticket, record.duration_us - ticket.began_ms * 1_000, learned)
 
 
-def _written_within(ticket: Ticket, elapsed_us: int) -> Usage:
-    written = max(0, elapsed_us) * TOKENS_PER_SECOND // 1_000_000
+def _written_within(ticket: Ticket, elapsed_us: int, learned: Learned) -> Usage:
+    written = max(0, elapsed_us) * (learned.tokens_per_second or TOKENS_PER_SECOND) // 1_000_000
     return Usage(input_uncached=ticket.input_tokens, output=_within_limit(ticket, written))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from ext_proc.exchange.admission import Admission
 from ext_proc.exchange.answers import ignored_headers
+from ext_proc.exchange.calibration import Key
 from ext_proc.exchange.effects import AcknowledgeHead, AdmissionEffect, AskHold, Forward, PassUnmetered, Refuse
 from ext_proc.exchange.events import HoldAnswered, RequestBody, RequestHead
 from ext_proc.exchange.planning import Candidate
@@ -82,6 +83,12 @@ class Explanation:
     proposal: Proposal | None = None
     standings: Mapping[AccountSpec, Standing] = field(default_factory=dict)
     output_cap: int | None = None  # of the guardrails, on a request that names no limit
+
+    @property
+    def learnable(self) -> frozenset[Key]:
+        """What the holds of its ways would take of a calibration."""
+        ways = [(way.candidate.target.name, way.candidate.traffic) for way in self.ways]
+        return frozenset(ways) | {(target, "") for target, _ in ways}
 
     @property
     def ends_us(self) -> Mapping[AccountSpec, int | None]:

@@ -163,7 +163,8 @@ def _input(bound: InputBound) -> str:
     if bound.window:
         return f"at most {bound.tokens:,} tokens: the model's context window"
     per_token = f"{bound.bytes_per_token_milli / _MILLI:g}"
-    parts = [f"{bound.prompt_bytes:,} bytes of prompt ÷ {per_token} bytes per token"]
+    known = " (learned)" if bound.learned else ""
+    parts = [f"{bound.prompt_bytes:,} bytes of prompt ÷ {per_token} bytes per token{known}"]
     if bound.overhead_tokens:
         parts.append(f"{bound.overhead_tokens:,} for messages and tools")
     if bound.external_inputs:
@@ -178,6 +179,8 @@ def _output(found: Explanation, way: Way) -> str:
         source = "the request's own limit"
     elif found.output_cap is not None:
         source = "a guardrail's cap, for the request names no limit"
+    elif bounds.output_learned:
+        source = "learned from earlier answers, for the request names no limit"
     else:
         source = "default_output_tokens, for the request names no limit"
     choices = f" × {facts.choices} choices" if facts.choices > 1 else ""

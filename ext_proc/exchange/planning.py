@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from ext_proc.dialects.interface import RequestFacts
 from ext_proc.exchange.bounds import TokenBounds, bound
+from ext_proc.exchange.calibration import PROMPT_BYTES_MIN, traffic_of
 from ext_proc.exchange.targets import Target
 from ext_proc.exchange.terms import Terms
 from ext_proc.ledger.amounts import amount
@@ -35,6 +36,7 @@ class Candidate:
     sets_limit: bool  # the bound is written into the request, which names none of its own
     input_kinds: frozenset[str]  # the rates its input can be billed at
     geo: str | None = None  # where it asks to be served
+    traffic: str = ""  # which requests' outputs it is one of; "": a limit bounds its output
     constraining: tuple[MatchedRule, ...] = ()
     after: MatchedRule | None = None
     after_spent: int | None = None
@@ -42,6 +44,12 @@ class Candidate:
     gives_way: bool = False  # a swap names a cheaper target for it
     throttled: tuple[MatchedRule, ...] = ()
     fallbacks: tuple[Candidate, ...] = ()  # what may serve if this target fails: held at the dearest of them
+
+    @property
+    def telling_bytes(self) -> int:
+        """The prompt bytes that tell, with the tokens reported for them, how many of them make a token; 0: none do."""
+        bound = self.bounds.input
+        return 0 if bound.external_inputs or bound.prompt_bytes < PROMPT_BYTES_MIN else bound.prompt_bytes
 
 
 def candidates(
@@ -176,18 +184,22 @@ def candidate(target: Target, facts: RequestFacts, match: MatchFacts, terms: Ter
     deciding = [rule for rule in rules if rule.deciding]
     strict = any(rule.strict for rule in deciding)
     output_cap = terms.snapshot.output_cap(match)
+    default_output_tokens = terms.snapshot.settings.default_output_tokens
+    # What must not be exceeded is written into a request that names no limit of its own.
+    sets_limit = facts.output_limit is None and (strict or output_cap is not None)
+    unlimited = facts.output_limit is None and not sets_limit and facts.choices == 1
+    traffic = traffic_of(rule.account.rule_id for rule in rules) if unlimited else ""
     bounds = bound(
         facts,
         strict=strict,
-        default_output_tokens=terms.snapshot.settings.default_output_tokens if output_cap is None else output_cap,
+        default_output_tokens=default_output_tokens if output_cap is None else output_cap,
         min_output_tokens=_min_output_tokens(deciding),
         context_window=terms.prices.context_window(target.account.provider, target.model),
+        learned=terms.calibration.held(target.name, traffic, default_output_tokens),
     )
-    # What must not be exceeded is written into a request that names no limit of its own.
-    sets_limit = facts.output_limit is None and (strict or output_cap is not None)
     price = target.price.asked_for(facts.service_tier)
     priced = target if price is target.price else replace(target, price=price)
-    return Candidate(priced, rules, bounds, sets_limit, facts.input_kinds, facts.geo)
+    return Candidate(priced, rules, bounds, sets_limit, facts.input_kinds, facts.geo, traffic)
 
 
 def _min_output_tokens(deciding: list[MatchedRule]) -> int | None:

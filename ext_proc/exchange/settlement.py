@@ -15,6 +15,7 @@ from enum import Enum, auto
 from ext_proc.dialects import registry
 from ext_proc.dialects.interface import Meter, Reading
 from ext_proc.exchange import charging
+from ext_proc.exchange.calibration import NOTHING, Learned
 from ext_proc.exchange.effects import PassChunk, Resolve, SettlementEffect
 from ext_proc.exchange.errors import IllegalTransitionError
 from ext_proc.exchange.events import EndRecord, ResponseChunk, ResponseHead, SettlementEvent, StreamEnded
@@ -55,11 +56,12 @@ _UNCHANGED = (PassChunk(None),)
 
 
 class Settlement:
-    """One observer's view of how one attempt ends."""
+    """One observer's view of how one attempt ends. `learned`: of its target, for what has to be estimated."""
 
-    def __init__(self, ticket: Ticket) -> None:
+    def __init__(self, ticket: Ticket, learned: Learned = NOTHING) -> None:
         self.state = State.OPEN
         self.ticket = ticket
+        self._learned = learned
         self._head: ResponseHead | None = None
         self._meter: Meter | None = None
 
@@ -84,7 +86,7 @@ class Settlement:
             case StreamEnded():
                 return self._on_cut(event)
             case EndRecord():
-                resolution = charging.by_record(self.ticket, event)
+                resolution = charging.by_record(self.ticket, event, self._learned)
                 missing = self.ticket.native and resolution.basis is Basis.ESTIMATED and not event.is_cut
                 return State.RESOLVED, (Resolve(self.ticket, resolution, missing),)
 
@@ -97,9 +99,7 @@ class Settlement:
         )
         if head.has_body:
             return State.READING, ()
-        return State.RESOLVED, (
-            self._resolve(charging.by_reading(self.ticket, head, Reading(), head.now_us, cut=False)),
-        )
+        return State.RESOLVED, (Resolve(self.ticket, self._charged(head, Reading(), head.now_us, cut=False)),)
 
     def _on_chunk(self, chunk: ResponseChunk) -> tuple[State, tuple[SettlementEffect, ...]]:
         assert self._meter is not None, "a body follows a head"
@@ -109,7 +109,7 @@ class Settlement:
         if not chunk.end:
             return State.READING, passed
         reading = self._meter.reading()
-        resolution = charging.by_reading(self.ticket, self._head, reading, chunk.now_us, cut=False)
+        resolution = self._charged(self._head, reading, chunk.now_us, cut=False)
         missing = reading.usage is None and resolution.basis is Basis.ESTIMATED
         return State.RESOLVED, (*passed, Resolve(self.ticket, resolution, missing))
 
@@ -120,9 +120,7 @@ class Settlement:
         reading = self._meter.reading()
         if reading.usage is None and reading.output_bytes == 0:
             return State.LEFT, ()
-        return State.RESOLVED, (
-            self._resolve(charging.by_reading(self.ticket, self._head, reading, ended.now_us, cut=True)),
-        )
+        return State.RESOLVED, (Resolve(self.ticket, self._charged(self._head, reading, ended.now_us, cut=True)),)
 
-    def _resolve(self, resolution: Resolution) -> Resolve:
-        return Resolve(self.ticket, resolution)
+    def _charged(self, head: ResponseHead, reading: Reading, now_us: int, *, cut: bool) -> Resolution:
+        return charging.by_reading(self.ticket, head, reading, now_us, cut=cut, learned=self._learned)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 from urllib.parse import urlsplit
 
+from ext_proc.exchange.calibration import NOTHING_LEARNED, Calibration
 from ext_proc.identity.identities import Identities
 from ext_proc.policy.snapshot import ProviderAccount, Snapshot
 from ext_proc.pricing.book import PriceBook
@@ -35,6 +36,7 @@ class Terms:
     virtual_models: VirtualModels
     chains: Chains
     health: Health = NOTHING_KNOWN
+    calibration: Calibration = NOTHING_LEARNED
     native: bool = False  # whether Envoy's own parsers are there to read usage
 
     @classmethod

@@ -49,6 +49,10 @@ class Ticket:
     began_ms: int = 0  # how long after the request was admitted this attempt began
     native: bool = False  # Envoy's own parsers read the usage: the end record settles, no meter is waited for
     store_failed: bool = False  # admitted while Redis did not answer: its hold is in a worker's outage journal
+    learned_input: bool = False  # the input held was computed from what earlier requests have taught
+    learned_output: bool = False
+    prompt_bytes: int = 0  # 0: its input teaches nothing, for not all of it is text
+    traffic: str = ""  # which requests its output teaches about; "": none, for a limit bounds it
 
     def encode(self) -> str:
         """The compact text form."""
@@ -62,22 +66,31 @@ class Ticket:
             self.input_tokens,
             self.output_limit,
             self.verdict,
-            int(self.stream) | int(self.hide_usage) << 1 | int(self.store_failed) << 2 | int(self.native) << 3,
+            self._flags(),
             [label[:MAX_LABEL_CHARS] for label in self.labels],
             [rule[:MAX_LABEL_CHARS] for rule in self.would_refuse[:MAX_AUDITED_RULES]],
             [rule[:MAX_LABEL_CHARS] for rule in self.would_downgrade[: MAX_AUDITED_RULES - len(self.would_refuse)]]
             if len(self.would_refuse) < MAX_AUDITED_RULES
             else [],
             self.began_ms,
+            self.prompt_bytes,
+            self.traffic,
         ]
         return compact(fields)
+
+    def _flags(self) -> int:
+        named = (
+            *(self.stream, self.hide_usage, self.store_failed, self.native),
+            *(self.learned_input, self.learned_output),
+        )
+        return sum(flag << place for place, flag in enumerate(named))
 
     @classmethod
     def decode(cls, text: str) -> Ticket:
         """Read `encode`'s form. Raises ValueError where it is not one."""
         try:
             hold_id, dialect, operation, requested, target, price, input_tokens, output_limit, *rest = json.loads(text)
-            verdict, flags, labels, would_refuse, would_downgrade, began_ms = rest
+            verdict, flags, labels, would_refuse, would_downgrade, began_ms, prompt_bytes, traffic = rest
             return cls(
                 hold_id=hold_id,
                 dialect=dialect,
@@ -96,6 +109,10 @@ class Ticket:
                 began_ms=began_ms,
                 store_failed=bool(flags & 4),
                 native=bool(flags & 8),
+                learned_input=bool(flags & 16),
+                learned_output=bool(flags & 32),
+                prompt_bytes=prompt_bytes,
+                traffic=traffic,
             )
         except (TypeError, KeyError, IndexError) as error:
             raise ValueError(f"not a ticket: {text[:80]!r}") from error

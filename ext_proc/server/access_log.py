@@ -117,7 +117,7 @@ class AccessLog:
     def _settle(self, ticket: Ticket, record: EndRecord) -> None:
         if self._worker.settler.knows(ticket.hold_id):
             return
-        for effect in Settlement(ticket).receive(record):
+        for effect in Settlement(ticket, self._worker.learned(ticket.target)).receive(record):
             assert isinstance(effect, Resolve), "a record resolves"
             self._worker.settler.settle(effect)
 

@@ -123,6 +123,7 @@ class Admit:
         worker = self._worker
         match effect:
             case Forward():
+                worker.learning.admitted(effect.ticket)
                 credential = worker.credential(effect.account, admission.terms)
                 return messages.forward(effect, credential, worker.settings.name)
             case PassUnmetered():

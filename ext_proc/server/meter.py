@@ -65,10 +65,11 @@ class _Observer:
     def _on_headers(self, message: pb.ProcessingRequest) -> bytes:
         text = messages.metadata_field(message.metadata_context, "ticket")
         try:
-            self._settlement = Settlement(Ticket.decode(text))
+            ticket = Ticket.decode(text)
         except ValueError:
             self._worker.metrics.protocol_error("meter_without_ticket")
         else:
+            self._settlement = Settlement(ticket, self._worker.learned(ticket.target))
             self._receive(messages.response_head(message.response_headers, self._worker.now_us()))
         return messages.CONTINUE_RESPONSE_HEADERS
 

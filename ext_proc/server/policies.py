@@ -120,7 +120,10 @@ async def _put_in_force(worker: Worker, terms: Terms) -> None:
         await until_known(Path(worker.settings.state_dir), terms)
         worker.other_terms = before
     worker.other_terms = (worker.terms, *worker.other_terms)[:OTHER_TERMS_MAX]
-    worker.terms = replace(terms, health=worker.terms.health, identities=identities_of(worker, terms.snapshot))
+    now = worker.terms
+    worker.terms = replace(
+        terms, health=now.health, calibration=now.calibration, identities=identities_of(worker, terms.snapshot)
+    )
 
 
 def look(watcher: Watcher, *, force: bool = False) -> bool:

@@ -36,7 +36,7 @@ class Settler:
         outage: Outage,
         lease_seconds: int,
         *,
-        settled: Callable[[Resolve], None] | None = None,
+        settled: Sequence[Callable[[Resolve], None]] = (),
     ) -> None:
         self._settled = settled
         self._ledger = ledger
@@ -87,8 +87,8 @@ class Settler:
         if code not in _COUNTED:
             return
         self._metrics.settled(basis=resolution.basis.value)
-        if self._settled is not None:
-            self._settled(resolve)
+        for note in self._settled:
+            note(resolve)
         if resolution.basis is Basis.RELEASED:
             return
         charge = resolution.charge
@@ -104,12 +104,16 @@ class Settler:
         if resolve.usage_missing:
             self._metrics.usage_missing(ticket.target)
         if resolution.basis is Basis.REPORTED:
-            for direction, held, used in (
-                ("input", ticket.input_tokens, charge.input_tokens),
-                ("output", ticket.output_limit, charge.output_tokens),
+            for direction, learned, held, used in (
+                ("input", ticket.learned_input, ticket.input_tokens, charge.input_tokens),
+                ("output", ticket.learned_output, ticket.output_limit, charge.output_tokens),
             ):
                 self._metrics.estimate_error(
-                    model=ticket.target, direction=direction, estimated_tokens=held, reported_tokens=used
+                    model=ticket.target,
+                    direction=direction,
+                    learned=learned,
+                    estimated_tokens=held,
+                    reported_tokens=used,
                 )
 
     async def _release(self, resolution: Resolution) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from ext_proc.exchange.calibration import Learned
 from ext_proc.exchange.terms import Terms
 from ext_proc.identity.directory import Directory
 from ext_proc.ledger import ids
@@ -12,6 +13,7 @@ from ext_proc.ledger.redis_ledger import RedisLedger
 from ext_proc.policy.watch import Watcher
 from ext_proc.pricing.catalogue_file import CatalogueWatch
 from ext_proc.server.credentials import Credentials
+from ext_proc.server.learning import Learning
 from ext_proc.server.outage import Outage
 from ext_proc.server.settings import WorkerSettings
 from ext_proc.server.settler import Settler
@@ -36,12 +38,17 @@ class Worker:
     watcher: Watcher
     directory: Directory
     targets: TargetHealth
+    learning: Learning
     catalogue: CatalogueWatch | None = None  # None: the one that ships
     other_terms: tuple[Terms, ...] = ()  # about to come into force, or in force before
 
     def now_us(self) -> int:
         """Redis time, as far as this worker knows it."""
         return self.ledger.now_us()
+
+    def learned(self, target: str) -> Learned:
+        """What is known of a target, for an attempt whose charge has to be estimated."""
+        return self.learning.calibration.of(target)
 
     def mint_hold_id(self) -> str:
         """A new hold id for a first attempt."""

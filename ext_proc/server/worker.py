@@ -30,6 +30,8 @@ from ext_proc.server.access_log import AccessLog
 from ext_proc.server.admit import Admit
 from ext_proc.server.credentials import Credentials
 from ext_proc.server.health import Health
+from ext_proc.server.learning import REFRESH_SECONDS as LEARNING_SECONDS
+from ext_proc.server.learning import Learning
 from ext_proc.server.meter import Meter
 from ext_proc.server.outage import Outage
 from ext_proc.server.policies import identities_of, terms_of, watch_policies
@@ -83,6 +85,7 @@ async def serve(settings: WorkerSettings) -> None:
         _watch_identities(worker),
         worker.outage.run(),
         _follow_targets(worker),
+        _learn(worker),
     )
     chores = [asyncio.create_task(chore) for chore in work]
     sys.stdout.write(f"worker {settings.name} ready\n")
@@ -112,15 +115,18 @@ async def _assemble(settings: WorkerSettings) -> Worker:
     identities = Identities.of(snapshot, directory.records, secret)
     terms = terms_of(settings, snapshot, identities, catalogue.catalogue if catalogue else None)
     targets = TargetHealth(ledger.read, terms.virtual_models.targets)
+    learning = Learning(ledger.read)
+    settled = (targets.settled, learning.settled)
     return Worker(
         settings=settings,
         terms=terms,
         targets=targets,
+        learning=learning,
         directory=directory,
         watcher=watcher,
         catalogue=catalogue,
         ledger=ledger,
-        settler=Settler(ledger, metrics, outage, settings.hold_lease_seconds, settled=targets.settled),
+        settler=Settler(ledger, metrics, outage, settings.hold_lease_seconds, settled=settled),
         outage=outage,
         metrics=metrics,
         credentials=Credentials(),
@@ -135,6 +141,15 @@ async def _follow_targets(worker: Worker) -> None:
         health = await worker.targets.refresh(worker.now_us())
         if health is not None:
             worker.terms = replace(worker.terms, health=health)
+
+
+async def _learn(worker: Worker) -> None:
+    """Share with the other workers what answers teach of their models; a silent Redis leaves what was last known."""
+    while True:
+        await asyncio.sleep(LEARNING_SECONDS)
+        calibration = await worker.learning.refresh(worker.now_us())
+        if calibration is not None:
+            worker.terms = replace(worker.terms, calibration=calibration)
 
 
 async def _watch_identities(worker: Worker) -> None:
@@ -156,6 +171,7 @@ async def _drain(worker: Worker, health: Health, log: AccessLog, server: grpc.ai
     await server.stop(grace=worker.settings.drain_seconds)
     log.flush()
     await worker.settler.drain()
+    await worker.learning.refresh(worker.now_us())
 
 
 async def _reap(worker: Worker) -> None:

@@ -189,9 +189,14 @@ class Metrics:
         """A successful answer carried no usage and was charged by estimate."""
         self._usage_missing.child(model).inc()
 
-    def estimate_error(self, *, model: str, direction: str, estimated_tokens: int, reported_tokens: int) -> None:
-        """What was assumed at admission met what the provider reports. `direction` is `input` or `output`."""
-        self._estimate_ratio.child(model, direction).observe(reported_tokens / max(estimated_tokens, 1))
+    def estimate_error(
+        self, *, model: str, direction: str, learned: bool, estimated_tokens: int, reported_tokens: int
+    ) -> None:
+        """What was assumed at admission met what the provider reports. `direction` is `input` or `output`; `learned`:
+        it was assumed from earlier answers, not by a limit or a default.
+        """
+        source = "learned" if learned else "given"
+        self._estimate_ratio.child(model, direction, source).observe(reported_tokens / max(estimated_tokens, 1))
 
     def policy_loaded(self, version: str, ok: bool) -> None:
         """A policy set was loaded, or rejected (then `version` is the one that stays)."""

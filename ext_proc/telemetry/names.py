@@ -134,7 +134,7 @@ ESTIMATE_RATIO = MetricName(
     "tollgate_estimate_ratio",
     Kind.HISTOGRAM,
     "Reported tokens ÷ tokens assumed at admission; above 1 the hold was too small.",
-    ("model", "direction"),
+    ("model", "direction", "source"),
     _RATIO_BUCKETS,
 )
 POLICY_LOADS = MetricName("tollgate_policy_loads", Kind.COUNTER, "Policy sets loaded or rejected.", ("result",))

@@ -46,12 +46,12 @@ def ticket(price: Price, **fields: object) -> Ticket:
     return Ticket(**{**known, **fields})  # type: ignore[arg-type]  # fields by name
 
 
-@given(price=PRICES, model=TEXT, labels=st.lists(TEXT, max_size=4), flags=st.tuples(*[st.booleans()] * 3))
+@given(price=PRICES, model=TEXT, labels=st.lists(TEXT, max_size=4), flags=st.tuples(*[st.booleans()] * 6))
 def test_a_ticket_is_read_as_it_was_written(
-    price: Price, model: str, labels: list[str], flags: tuple[bool, bool, bool]
+    price: Price, model: str, labels: list[str], flags: tuple[bool, ...]
 ) -> None:
     """Whoever settles sees the figures admission promised."""
-    stream, hide, failed = flags
+    stream, hide, failed, native, learned_input, learned_output = flags
     written = ticket(
         price,
         requested_model=model,
@@ -60,6 +60,11 @@ def test_a_ticket_is_read_as_it_was_written(
         stream=stream,
         hide_usage=hide,
         store_failed=failed,
+        native=native,
+        learned_input=learned_input,
+        learned_output=learned_output,
+        prompt_bytes=40_000,
+        traffic="0123456789ab",
     )
 
     assert Ticket.decode(written.encode()) == written
@@ -80,4 +85,5 @@ def test_the_tickets_of_public_models_stay_within_a_kibibyte() -> None:
         price = book.price(provider, model, now_us)
         assert price is not None
         labels = ("x" * 64, "y" * 40, "search")
-        assert len(ticket(price.asked_for(None), labels=labels).encode().encode()) <= 1024
+        full = ticket(price.asked_for(None), labels=labels, prompt_bytes=1_000_000, traffic="0123456789ab")
+        assert len(full.encode().encode()) <= 1024

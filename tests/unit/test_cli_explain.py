@@ -123,7 +123,7 @@ def test_a_body_comes_from_a_file_or_stdin(policies: Path, tmp_path: Path) -> No
         as_json(policies, "--header", TAGGED, "--body", f"@{tmp_path / 'body.json'}"),
         as_json(policies, "--header", TAGGED, "--body", "-", stdin=BODY),
     ):
-        assert document["ways"][0]["output"] == {"least": 100, "most": 100, "tokens": 100}
+        assert document["ways"][0]["output"] == {"least": 100, "most": 100, "tokens": 100, "learned": False}
         assert document["ways"][0]["asks"][0]["amount"] == 60_000 + document["ways"][0]["asks"][0]["fixed"]
 
 

@@ -44,7 +44,7 @@ PINNED = {
     "tollgate_ignored_headers_total": ("name",),
     "tollgate_protocol_errors_total": ("kind",),
     "tollgate_usage_missing_total": ("model",),
-    "tollgate_estimate_ratio": ("model", "direction"),
+    "tollgate_estimate_ratio": ("model", "direction", "source"),
     "tollgate_policy_loads_total": ("result",),
     "tollgate_policy_ok": (),
     "tollgate_ledger_unsafe_settings": (),
@@ -89,7 +89,7 @@ def everything_happens(metrics: Metrics, model: str = "openai-main/gpt-4o") -> N
     metrics.ignored_header("x-tfy-user")
     metrics.protocol_error("unexpected_request_trailers")
     metrics.usage_missing(model)
-    metrics.estimate_error(model=model, direction="input", estimated_tokens=100, reported_tokens=80)
+    metrics.estimate_error(model=model, direction="input", learned=True, estimated_tokens=100, reported_tokens=80)
     metrics.policy_loaded("abc", ok=True)
     metrics.unsafe_settings(0)
     metrics.fail_open("search-weekly", 500)
