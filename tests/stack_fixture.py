@@ -27,7 +27,7 @@ STOP_SECONDS = 60.0
 TRANSIENT = {"lock", "children.json", "children.new", "metrics"}
 """What is in a state directory while a stack runs and must be gone after an orderly stop."""
 
-_READY = re.compile(r"^tollgate ready listen=(http://\S+) admin=(http://\S+)$")
+_READY = re.compile(r"^tollgate ready listen=(https?://\S+) admin=(http://\S+)$")
 _MOCK = re.compile(r"^mock-provider ready (http://\S+)$", re.MULTILINE)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ext_proc.cli.command import COMMANDS, Subparsers
 from ext_proc.cli.errors import CommandError, UsageError
+from ext_proc.listener_tls import ListenerTls, add_tls_arguments
 from ext_proc.server.settings import Metering
 from ext_proc.supervisor.addresses import Address
 from ext_proc.supervisor.console import Console
@@ -41,6 +42,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="where clients connect (default %(default)s; port 0: any free one)",
     )
     parser.add_argument("--redis", metavar="URL", help="a Redis that runs already (default: an embedded one)")
+    add_tls_arguments(parser)
     add_sidecar_arguments(parser)
 
 
@@ -102,11 +104,22 @@ def run(args: argparse.Namespace) -> int:
             sidecar=sidecar_options(args, default_workers(usable_cores())),
             listen=Address.parse(args.listen, "--listen"),
             redis_url=args.redis,
+            tls=_tls(args),
         )
 
     from ext_proc.supervisor.stack import run_stack  # noqa: PLC0415 - loads what --help does not need
 
     return run_to_the_end(lambda console: run_stack(options(), console))
+
+
+def _tls(args: argparse.Namespace) -> ListenerTls | None:
+    try:
+        tls = ListenerTls.of(args)
+        if tls is not None:
+            tls.check_files()
+    except ValueError as error:
+        raise OptionError(str(error)) from None
+    return tls
 
 
 def run_to_the_end(start: Callable[[Console], Coroutine[None, None, str | None]]) -> int:

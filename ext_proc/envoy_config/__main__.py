@@ -13,6 +13,7 @@ from ext_proc.envoy_config.from_policies import chains, token_issuers, upstream_
 from ext_proc.envoy_config.parts import address
 from ext_proc.envoy_config.settings import EnvoySettings, find_ca_bundle
 from ext_proc.envoy_config.variants import RUN_DIRECTORY, VARIANTS
+from ext_proc.listener_tls import ListenerTls, add_tls_arguments
 from ext_proc.policy.errors import PolicySetError
 from ext_proc.policy.loader import load
 from ext_proc.server.settings import Metering
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--metering", type=Metering, choices=list(Metering), default=Metering.STREAM, help="as of serve")
     one.add_argument("--upstream", action="append", default=[], metavar="ACCOUNT=URL", help="as of tollgate serve")
     one.add_argument("--listen", default="0.0.0.0:10000", metavar="HOST:PORT", help="for clients (0.0.0.0:10000)")
+    add_tls_arguments(one)
     one.add_argument("--admin", default=ADMIN_SOCKET, metavar="ADDRESS", help=f"Envoy's own ({ADMIN_SOCKET})")
     one.add_argument("--out", type=Path, metavar="FILE", help="default: stdout")
     one.set_defaults(run=_render)
@@ -81,6 +83,7 @@ def _render(args: argparse.Namespace) -> int:
             token_issuers=token_issuers(snapshot),
             listen_host=listen.address,
             listen_port=listen.port_value,
+            tls=_tls(args),
             admin=args.admin,
             hold_lease_seconds=args.hold_lease,
             metering=args.metering,
@@ -92,6 +95,13 @@ def _render(args: argparse.Namespace) -> int:
     else:
         args.out.write_text(text, encoding="utf-8")
     return 0
+
+
+def _tls(args: argparse.Namespace) -> ListenerTls | None:
+    try:
+        return ListenerTls.of(args)
+    except ValueError as error:
+        raise EnvoyConfigError(str(error)) from None
 
 
 def _upstreams(texts: list[str]) -> dict[str, str]:

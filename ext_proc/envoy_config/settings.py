@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ext_proc.envoy_config.errors import EnvoyConfigError
+from ext_proc.listener_tls import ListenerTls
 from ext_proc.server.settings import Metering
 
 NO_CLUSTER = "none"
@@ -149,6 +150,7 @@ class EnvoySettings:
     tokens_file: str | None = None  # whose tokens are accepted stands in this file, likewise
     listen_host: str = "127.0.0.1"
     listen_port: int = 10000
+    tls: ListenerTls | None = None  # None: plain HTTP, where something in front ends TLS
     admin: str | None = None  # `unix:/…` or `host:port`: dumps configuration, so never where others can reach it
     hold_lease_seconds: int = 120
     metering: Metering = Metering.STREAM

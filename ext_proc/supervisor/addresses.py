@@ -43,6 +43,11 @@ class Address:
         """How a client on this machine reaches it."""
         return f"http://{Address(*self.reachable)}"
 
+    @property
+    def secure_url(self) -> str:
+        """The same over TLS."""
+        return f"https://{Address(*self.reachable)}"
+
 
 def bind(address: Address, option: str) -> socket.socket:
     """A socket bound to the address and to nobody else's. Raises AddressInUseError or OptionError with the cure."""

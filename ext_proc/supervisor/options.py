@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ext_proc.listener_tls import ListenerTls
 from ext_proc.server.settings import Metering
 from ext_proc.supervisor.addresses import Address
 
@@ -32,6 +33,7 @@ class StackOptions:
     sidecar: SidecarOptions
     listen: Address
     redis_url: str | None
+    tls: ListenerTls | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ext_proc.envoy_config import EnvoySettings
@@ -56,7 +57,8 @@ async def run_stack(options: StackOptions, console: Console) -> str | None:
             return policies.routing.with_mock(mock.url if mock is not None else None)
 
         def envoy_settings(replaced: Mapping[str, str] | None = None) -> EnvoySettings:
-            return build_envoy_settings(sidecar, policies, places, listen, replaced or upstreams())
+            settings = build_envoy_settings(sidecar, policies, places, listen, replaced or upstreams())
+            return replace(settings, tls=options.tls)
 
         envoy_settings(policies.routing.with_mock(_UNKNOWN_YET))  # what Envoy cannot be told is refused before a start
         envoy = EnvoyService(
@@ -73,8 +75,9 @@ async def run_stack(options: StackOptions, console: Console) -> str | None:
         console.say(f"policies in {sidecar.policies}, state in {state.path}")
         if mock is not None:
             console.say(mock_notice(policies.routing, policies.snapshot))
-        ready = f"listen={listen.url} admin={bound_address(admin_socket).url}"
-        return await session.run(stages, admin_socket, Greeting(ready, three_requests(policies.snapshot, listen.url)))
+        url = listen.url if options.tls is None else listen.secure_url
+        ready = f"listen={url} admin={bound_address(admin_socket).url}"
+        return await session.run(stages, admin_socket, Greeting(ready, three_requests(policies.snapshot, url)))
 
 
 async def _external_or_embedded(redis_url: str | None) -> Path | None:
