@@ -24,18 +24,28 @@ from ext_proc.exchange.effects import (
     AcknowledgeHead,
     AdmissionEffect,
     AskHold,
+    AskScore,
     GiveBack,
     Observation,
     Observe,
     PassUnmetered,
 )
 from ext_proc.exchange.errors import IllegalTransitionError
-from ext_proc.exchange.events import AdmissionEvent, HoldAnswered, RequestBody, RequestHead, StreamEnded
+from ext_proc.exchange.events import (
+    AdmissionEvent,
+    HoldAnswered,
+    RequestBody,
+    RequestHead,
+    ScoreAnswered,
+    StreamEnded,
+)
 from ext_proc.exchange.ledger_refusals import ledger_refusal, store_refusal
 from ext_proc.exchange.proposal import Proposal, Unmetered, propose
+from ext_proc.exchange.saving import ScoreWanted
 from ext_proc.exchange.terms import Terms
 from ext_proc.ledger.interface import GRANTED, MAY_BE_HELD, Basis, Charge, Code, HoldReply, Resolution
 from ext_proc.refusal import Refusal
+from ext_proc.routing.savings import Scored
 
 
 class State(Enum):
@@ -43,6 +53,7 @@ class State(Enum):
 
     AWAIT_HEAD = auto()
     AWAIT_BODY = auto()
+    SCORING = auto()
     HOLDING = auto()
     ABANDONED = auto()
     FORWARDED = auto()
@@ -57,7 +68,11 @@ TRANSITIONS: dict[State, dict[type[AdmissionEvent], frozenset[State]]] = {
         StreamEnded: frozenset({State.GONE}),
     },
     State.AWAIT_BODY: {
-        RequestBody: frozenset({State.HOLDING, State.REFUSED, State.UNMETERED}),
+        RequestBody: frozenset({State.SCORING, State.HOLDING, State.REFUSED, State.UNMETERED}),
+        StreamEnded: frozenset({State.GONE}),
+    },
+    State.SCORING: {
+        ScoreAnswered: frozenset({State.HOLDING, State.REFUSED}),
         StreamEnded: frozenset({State.GONE}),
     },
     State.HOLDING: {
@@ -81,6 +96,8 @@ class Admission:
         self.request_id = request_id
         self.terms = terms
         self._head: RequestHead | None = None
+        self._body = b""  # kept while a scorer is asked
+        self._wanted: ScoreWanted | None = None
         self._proposal: Proposal | None = None
 
     @property
@@ -119,11 +136,16 @@ class Admission:
                 return self._on_head(event)
             case RequestBody():
                 return self._judge(event.body)
+            case ScoreAnswered():
+                assert self._wanted is not None, "a score was wanted"
+                return self._judge(self._body, Scored(self._wanted.rule_id, event.score))
             case HoldAnswered():
                 return self._on_hold(event.reply)
             case StreamEnded():
-                leaving = {State.AWAIT_HEAD: State.GONE, State.AWAIT_BODY: State.GONE, State.HOLDING: State.ABANDONED}
-                return leaving.get(self.state, self.state), ()
+                if self.state is State.HOLDING:
+                    return State.ABANDONED, ()
+                nothing_yet = self.state in {State.AWAIT_HEAD, State.AWAIT_BODY, State.SCORING}
+                return State.GONE if nothing_yet else self.state, ()
 
     def _on_head(self, head: RequestHead) -> tuple[State, tuple[AdmissionEffect, ...]]:
         self._head = head
@@ -136,9 +158,13 @@ class Admission:
                 return state, effects
         return State.AWAIT_BODY, (AcknowledgeHead(self.hold_id),)
 
-    def _judge(self, body: bytes) -> tuple[State, tuple[AdmissionEffect, ...]]:
+    def _judge(self, body: bytes, scored: Scored | None = None) -> tuple[State, tuple[AdmissionEffect, ...]]:
         assert self._head is not None, "a body follows a head"
-        outcome = propose(self._head, body, self.terms, self.hold_id, self.request_id)
+        outcome = propose(self._head, body, self.terms, self.hold_id, self.request_id, scored)
+        if isinstance(outcome, ScoreWanted):
+            self._body, self._wanted = body, outcome
+            return State.SCORING, (AskScore(outcome),)
+        self._body = b""
         observed = self._observe_head(self._head)
         match outcome:
             case Refusal():
@@ -169,7 +195,8 @@ class Admission:
             forward = answers.forward(self._proposal, reply, self._head, settings, self.request_id, native=native)
             refusing = (Observe(Observation.AUDITED, rule) for rule in forward.ticket.would_refuse)
             swapping = (Observe(Observation.AUDITED_SWAP, rule) for rule in forward.ticket.would_downgrade)
-            return State.FORWARDED, (*refusing, *swapping, forward)
+            swapped = (Observe(Observation.DOWNGRADED, forward.swapped_by),) if forward.swapped_by else ()
+            return State.FORWARDED, (*refusing, *swapping, *swapped, forward)
         if reply.code is Code.REFUSED:
             now_us = reply.stamp.redis_us if reply.stamp else self._head.now_us
             refusal = ledger_refusal(reply, answers.asked(self._proposal, reply), settings, now_us)

@@ -83,13 +83,16 @@ def forward(
     memory, and do not know which attempt they read, so they are given only what they can take.
     """
     candidate = proposal.candidates[reply.plan_index]
-    facts = proposal.facts
+    lead = proposal.lead_of(candidate)
+    facts, leader = lead.option.facts, lead.option.target
     granted_limit = reply.output_limit // facts.choices
     clamped = reply.output_limit < candidate.bounds.output_max
     inject = clamped or candidate.sets_limit
     asks_usage = facts.stream and not facts.wants_usage
-    downgraded = candidate.target != proposal.candidates[0].target
-    verdict = "downgrade" if downgraded else "clamp" if clamped else "pass"
+    downgraded = candidate.target.name != leader.name
+    swapper = candidate.after.account if downgraded and candidate.after is not None else None
+    rule = swapper.expanded_id if swapper is not None else lead.saving
+    verdict = "downgrade" if downgraded or lead.saving else "clamp" if clamped else "pass"
     limit = granted_limit if inject else None
     removed = headers_to_remove(
         head, settings.metadata_header, client_credential=candidate.target.account.client_credential
@@ -105,6 +108,7 @@ def forward(
         input_tokens=candidate.bounds.input_tokens,
         output_limit=reply.output_limit,
         verdict=verdict,
+        verdict_rule=rule,
         stream=facts.stream,
         hide_usage=asks_usage,
         labels=metric_labels(proposal, settings),
@@ -117,7 +121,7 @@ def forward(
         prompt_bytes=candidate.telling_bytes,
         traffic="" if inject else candidate.traffic,
     )
-    member = proposal.routed.options[0].member if not downgraded else None
+    member = lead.option.member if not downgraded else None
     sent = outgoing(
         proposal.dialect,
         proposal.endpoint.upstream_path,
@@ -133,15 +137,11 @@ def forward(
         body=sent.body,
         remove_headers=(*removed, *(member.remove_headers if member else ())),
         set_headers=tuple(member.set_headers.items()) if member else (),
-        limits=proposal.routed.limits((candidate.target.name,)) if chain is None else chain[0].limits,
+        limits=lead.routed.limits((candidate.target.name,)) if chain is None else chain[0].limits,
         chain=None if chain is None else chain[1],
         cluster=None if chain is None else chain[0].cluster,
+        swapped_by=swapper.rule_id if swapper is not None else lead.saving,
         answer=_answer(candidate, reply, ticket, request_id)
-        | (
-            {"verdict": f"downgrade; rule={candidate.after.account.expanded_id}"}
-            if downgraded and candidate.after
-            else {}
-        )
         | ({"output_limit": str(granted_limit)} if inject else {})
         | _ignored(ignored_headers(head, settings.metadata_header)),
     )
@@ -160,8 +160,9 @@ def _chain(
 
     Without Redis there is one: the next would have to be held.
     """
-    attempts, rule = proposal.chain, proposal.routed.rule
-    is_leader = candidate.target == proposal.candidates[0].target and not candidate.throttled
+    lead = proposal.lead_of(candidate)
+    attempts, rule = lead.chain, lead.routed.rule
+    is_leader = candidate.target.name == lead.option.target.name and not candidate.throttled
     if attempts is None or rule is None or reply.stamp is None or not is_leader:
         return None
     retries_only = all(target == candidate.target.name for target in attempts.targets)
@@ -239,12 +240,15 @@ def would_refuse(proposal: Proposal, reply: HoldReply) -> tuple[str, ...]:
 
 
 def would_downgrade(proposal: Proposal, reply: HoldReply) -> tuple[str, ...]:
-    """The rules in audit mode that would have sent this request to a cheaper model, as they are constrained."""
-    return tuple(
+    """The rules in audit mode that would have sent this request to a cheaper model: saving rules, and budgets that are
+    constrained.
+    """
+    constrained = (
         state.account.rule_id
         for rule, state in _audited(proposal, reply)
         if _is_constrained(proposal, reply, rule, state, ConstrainAction.DOWNGRADE)
     )
+    return tuple(dict.fromkeys((*proposal.audited_savings, *constrained)))
 
 
 def _audited(proposal: Proposal, reply: HoldReply) -> Iterator[tuple[MatchedRule, AccountState]]:
@@ -272,7 +276,8 @@ def metric_labels(proposal: Proposal, settings: Settings) -> tuple[str, ...]:
 def _verdict(ticket: Ticket) -> str:
     refusing = (f"would_refuse={rule}" for rule in ticket.would_refuse)
     downgrading = (f"would_downgrade={rule}" for rule in ticket.would_downgrade)
-    return "; ".join((ticket.verdict, *refusing, *downgrading))
+    decided_by = (f"rule={ticket.verdict_rule}",) if ticket.verdict_rule else ()
+    return "; ".join((ticket.verdict, *decided_by, *refusing, *downgrading))
 
 
 def _answer(candidate: Candidate, reply: HoldReply, ticket: Ticket, request_id: str) -> dict[str, str]:

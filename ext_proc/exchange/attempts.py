@@ -21,6 +21,7 @@ from ext_proc.exchange.compact import compact
 from ext_proc.exchange.controls import Controls
 from ext_proc.exchange.effects import AskHold, Refuse
 from ext_proc.exchange.errors import UnboundedError
+from ext_proc.exchange.leads import Lead
 from ext_proc.exchange.ledger_refusals import ledger_refusal, store_refusal
 from ext_proc.exchange.planning import Candidate, candidate, on_store_failure, plan
 from ext_proc.exchange.proposal import Proposal
@@ -200,7 +201,7 @@ def ask(attempt: Attempt, terms: Terms) -> Held | GiveUp:
         keep_if_unavailable=on_store_failure(way) is not OnStoreFailure.REFUSE,
     )
     routed = Routed((Option(target, facts, member),), Controls())
-    return Held(attempt, terms, Proposal(endpoint, facts, chain.caller, (way,), request, routed), member)
+    return Held(attempt, terms, Proposal(endpoint, facts, chain.caller, (way,), request, (Lead(routed),)), member)
 
 
 def _context(chain: Chain, way: Candidate) -> str:

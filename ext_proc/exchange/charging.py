@@ -180,6 +180,7 @@ def _detail(ticket: Ticket, usage: Usage, ending: dict[str, object]) -> str:
         {
             "served_model": ticket.target,
             "verdict": ticket.verdict,
+            **({"verdict_rule": ticket.verdict_rule} if ticket.verdict_rule else {}),
             "would_refuse": ticket.would_refuse,
             "would_downgrade": ticket.would_downgrade,
             "usage": usage.counts(),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from ext_proc.exchange.chain import Chain, Limits
+from ext_proc.exchange.saving import ScoreWanted
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.ledger.interface import HoldRequest, Resolution
 from ext_proc.policy.snapshot import OnStoreFailure
@@ -17,6 +18,13 @@ class AcknowledgeHead:
     """Answer the request headers: go on, and put the hold id into the metadata so that every later record matches."""
 
     hold_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskScore:
+    """Ask the scorer of a saving rule, within its deadline."""
+
+    wanted: ScoreWanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,7 @@ class Forward:
     limits: Limits = field(default_factory=Limits)
     chain: Chain | None = None
     cluster: str | None = None
+    swapped_by: str = ""  # the id, as written, of the rule that sends it to a cheaper model
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,7 @@ class Observation(Enum):
     AUDITED = auto()  # a rule in audit mode would have refused the request
     AUDITED_SWAP = auto()  # a rule in audit mode would have sent it to a cheaper model
     MISSING_KEY = auto()  # a rule's bucket key is missing: the request falls into `(none)`
+    DOWNGRADED = auto()  # a rule sends the request to a cheaper model
     UNPRICED = auto()  # the target has no known price
 
 
@@ -106,5 +116,5 @@ class PassChunk:
     replacement: bytes | None
 
 
-AdmissionEffect = AcknowledgeHead | AskHold | GiveBack | Forward | PassUnmetered | Refuse | Observe
+AdmissionEffect = AcknowledgeHead | AskScore | AskHold | GiveBack | Forward | PassUnmetered | Refuse | Observe
 SettlementEffect = Resolve | PassChunk

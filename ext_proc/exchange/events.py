@@ -38,6 +38,13 @@ class RequestBody:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreAnswered:
+    """The scorer was asked. `score` None: it gave none in time."""
+
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class HoldAnswered:
     """The ledger's answer to the hold."""
 
@@ -100,5 +107,5 @@ class EndRecord:
         return self.client_gone or self.timed_out or self.upstream_failed
 
 
-AdmissionEvent = RequestHead | RequestBody | HoldAnswered | StreamEnded
+AdmissionEvent = RequestHead | RequestBody | ScoreAnswered | HoldAnswered | StreamEnded
 SettlementEvent = ResponseHead | ResponseChunk | StreamEnded | EndRecord

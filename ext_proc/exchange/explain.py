@@ -12,10 +12,19 @@ from dataclasses import dataclass, field, replace
 from ext_proc.exchange.admission import Admission
 from ext_proc.exchange.answers import ignored_headers
 from ext_proc.exchange.calibration import Key
-from ext_proc.exchange.effects import AcknowledgeHead, AdmissionEffect, AskHold, Forward, PassUnmetered, Refuse
-from ext_proc.exchange.events import HoldAnswered, RequestBody, RequestHead
+from ext_proc.exchange.effects import (
+    AcknowledgeHead,
+    AdmissionEffect,
+    AskHold,
+    AskScore,
+    Forward,
+    PassUnmetered,
+    Refuse,
+)
+from ext_proc.exchange.events import HoldAnswered, RequestBody, RequestHead, ScoreAnswered
 from ext_proc.exchange.planning import Candidate
 from ext_proc.exchange.proposal import Proposal, Understood, caller_of, propose, understand
+from ext_proc.exchange.saving import ScoreWanted
 from ext_proc.exchange.terms import Terms
 from ext_proc.identity.caller import Caller
 from ext_proc.ledger import ids
@@ -26,6 +35,7 @@ from ext_proc.ledger.standing import Standing
 from ext_proc.ledger.windows import WindowCache
 from ext_proc.policy.trials import Trial, trials
 from ext_proc.refusal import Refusal
+from ext_proc.routing.savings import Scored
 from ext_proc.routing.selection import draw_of
 
 ReadStandings = Callable[[Iterable[AccountSpec], int], Awaitable[Mapping[AccountSpec, Standing]]]
@@ -75,6 +85,7 @@ class Explanation:
     live: bool
     outcome: Forward | Refuse | PassUnmetered
     ignored_headers: tuple[str, ...] = ()
+    unasked: ScoreWanted | None = None  # the scorer that admission would ask: judged as if it gave no score
     caller: Caller | None = None
     understood: Understood | None = None
     trials: tuple[Trial, ...] = ()
@@ -91,6 +102,11 @@ class Explanation:
         return frozenset(ways) | {(target, "") for target, _ in ways}
 
     @property
+    def scored(self) -> Scored | None:
+        """What the request was judged by in place of a score."""
+        return None if self.unasked is None else Scored(self.unasked.rule_id, None)
+
+    @property
     def ends_us(self) -> Mapping[AccountSpec, int | None]:
         """When the window of each account asked ends."""
         return {asked.account: asked.window_end_us for way in self.ways for asked in way.asked}
@@ -102,6 +118,10 @@ async def explain(head: RequestHead, body: bytes, terms: Terms, read: ReadStandi
     effects = admission.receive(head)
     if isinstance(effects[-1], AcknowledgeHead):
         effects = admission.receive(RequestBody(body, head.now_us))
+    unasked: ScoreWanted | None = None
+    if isinstance(effects[-1], AskScore):
+        unasked = effects[-1].wanted
+        effects = admission.receive(ScoreAnswered(None))
     standings: Mapping[AccountSpec, Standing] = {}
     reply: HoldReply | None = None
     last = effects[-1]
@@ -118,6 +138,7 @@ async def explain(head: RequestHead, body: bytes, terms: Terms, read: ReadStandi
         live=read is not None,
         outcome=_outcome(effects),
         ignored_headers=ignored_headers(head, terms.snapshot.settings.metadata_header),
+        unasked=unasked,
         reply=reply,
         standings=standings,
     )
@@ -133,7 +154,7 @@ def _outcome(effects: tuple[AdmissionEffect, ...]) -> Forward | Refuse | PassUnm
 
 def _with_what_was_read(found: Explanation, body: bytes, terms: Terms, hold_id: str) -> Explanation:
     caller = caller_of(found.head, terms)
-    understood = understand(found.head, body, terms, draw_of(hold_id))
+    understood = understand(found.head, body, terms, draw_of(hold_id), found.scored)
     if isinstance(caller, Refusal):
         return found
     if not isinstance(understood, Understood):
@@ -148,7 +169,7 @@ def _with_what_was_read(found: Explanation, body: bytes, terms: Terms, hold_id: 
 
 
 async def _with_ways(found: Explanation, body: bytes, terms: Terms, reply: HoldReply, hold_id: str) -> Explanation:
-    proposal = propose(found.head, body, terms, hold_id, _REQUEST_ID)
+    proposal = propose(found.head, body, terms, hold_id, _REQUEST_ID, found.scored)
     assert isinstance(proposal, Proposal), "a hold was asked for, and proposing depends on nothing else"
     windows = WindowCache()
     ways = []

@@ -58,6 +58,7 @@ def _model(found: Explanation) -> dict[str, object] | None:
         "dialect": read.endpoint.dialect.name,
         "routed_by": None if read.routed.rule is None else read.routed.rule.id,
         "options": [option.target.name for option in read.routed.options],
+        "saving": read.saved.rule or None,
         "left_out": [{"rule": refusal.rule, "why": refusal.message} for refusal in read.routed.barred],
     }
 

@@ -50,10 +50,16 @@ def _request(found: Explanation) -> Iterator[str]:
     if found.understood is not None:
         read = found.understood
         yield f"model   {read.facts.model} → {read.target.name} ({read.endpoint.dialect.name})"
+        if read.saved.rule:
+            yield f"saving  {read.saved.rule}: {read.asked.options[0].target.name} gives way to {read.target.name}"
+        yield from (f"saving  {rule} is in audit mode and would have swapped the model" for rule in read.saved.audited)
         if read.routed.rule is not None:
             chain = ", ".join(option.target.name for option in read.routed.options)
             yield f"route   {read.routed.rule.id}: {chain}; other requests may be drawn another order"
             yield from (f"        left out: {refusal.message}" for refusal in read.routed.barred)
+    if found.unasked is not None:
+        scorer = found.unasked.scorer
+        yield f"note    {scorer.url}, the scorer of {found.unasked.rule_id}, is not asked here: as without a score"
     if found.ignored_headers:
         yield f"note    these headers mean nothing here and are ignored: {', '.join(found.ignored_headers)}"
 

@@ -43,6 +43,8 @@ class Candidate:
     exhausted: bool = False
     gives_way: bool = False  # a swap names a cheaper target for it
     throttled: tuple[MatchedRule, ...] = ()
+    lead: int = 0  # which of the request's leads it belongs to
+    leaves_at: int | None = None  # taken only while less than so many percent of each deciding budget are spent
     fallbacks: tuple[Candidate, ...] = ()  # what may serve if this target fails: held at the dearest of them
 
     @property
@@ -157,7 +159,7 @@ def plan(candidate: Candidate) -> Plan:
         posting(
             rule.account,
             deciding=rule.deciding and not (is_after(rule) and candidate.exhausted),
-            spent_below=_threshold(rule) if rule in candidate.constraining else None,
+            spent_below=_spent_below(candidate, rule),
             spent_from=candidate.after_spent if is_after(rule) else None,
         )
         for rule in candidate.rules
@@ -171,6 +173,19 @@ def plan(candidate: Candidate) -> Plan:
         if rule.constrained is not None and rule.constrained.throttle is not None
     ]
     return Plan(candidate.target.name, tuple(postings), bounds.output_min, bounds.output_max)
+
+
+def _spent_below(candidate: Candidate, rule: MatchedRule) -> int | None:
+    """From where on the plan is not taken any more: the rule is constrained, or the target is to be left."""
+    limits = [_threshold(rule)] if rule in candidate.constraining else []
+    if candidate.leaves_at is not None and rule.deciding and is_budget(rule):
+        limits.append(-(-rule.account.cap * candidate.leaves_at // 100))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def is_budget(rule: MatchedRule) -> bool:
+    """Whether it is a budget, not a rate limit."""
+    return rule.account.window.kind in {WindowKind.CALENDAR, WindowKind.LIFETIME}
 
 
 def _threshold(rule: MatchedRule) -> int | None:
@@ -204,7 +219,7 @@ def candidate(target: Target, facts: RequestFacts, match: MatchFacts, terms: Ter
 
 def _min_output_tokens(deciding: list[MatchedRule]) -> int | None:
     """How far the output may be shrunk: only where every budget that decides says clamp; rate limits follow them."""
-    budgets = [rule for rule in deciding if rule.account.window.kind in {WindowKind.CALENDAR, WindowKind.LIFETIME}]
+    budgets = [rule for rule in deciding if is_budget(rule)]
     if not budgets or any(rule.on_insufficient is not OnInsufficient.CLAMP for rule in budgets):
         return None
     return max(rule.min_output_tokens for rule in budgets)

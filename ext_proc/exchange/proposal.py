@@ -7,28 +7,31 @@ target and its price, matches the rules, bounds the tokens, and words the hold.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ext_proc.dialects import batch, registry
 from ext_proc.dialects.errors import DialectError
 from ext_proc.dialects.interface import Dialect, Endpoint, RequestFacts
 from ext_proc.exchange import request_refusals as refused
-from ext_proc.exchange.chain import Attempts
 from ext_proc.exchange.compact import compact
 from ext_proc.exchange.controls import read_controls
 from ext_proc.exchange.errors import UnboundedError
 from ext_proc.exchange.events import RequestHead
-from ext_proc.exchange.planning import Candidate, candidate, candidates, on_store_failure, plan
+from ext_proc.exchange.leads import Asking, Lead, leads_of, ways_of
+from ext_proc.exchange.planning import Candidate, on_store_failure, plan
 from ext_proc.exchange.routes import Routed, route
-from ext_proc.exchange.targets import Target, cheaper_target
+from ext_proc.exchange.saving import NOT_SAVED, Saved, ScoreWanted, save
+from ext_proc.exchange.targets import Target
 from ext_proc.exchange.terms import Terms
 from ext_proc.identity import access
 from ext_proc.identity.caller import Caller
 from ext_proc.identity.errors import MetadataError
 from ext_proc.identity.resolve import resolve_caller
 from ext_proc.ledger.interface import HoldRequest
-from ext_proc.policy.guardrails import GuardedRequest, GuardrailFinding
+from ext_proc.policy.guardrails import GuardrailFinding
 from ext_proc.policy.snapshot import Batch, InvalidTag, MatchFacts, OnStoreFailure, Settings, Snapshot, TagFinding
 from ext_proc.refusal import Refusal, RefusalType
+from ext_proc.routing.savings import Scored
 from ext_proc.routing.selection import draw_of
 
 
@@ -41,6 +44,8 @@ class Understood:
     target: Target
     match: MatchFacts
     routed: Routed
+    asked: Routed  # how it is routed without a saving rule
+    saved: Saved = NOT_SAVED
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +57,18 @@ class Proposal:
     caller: Caller
     candidates: tuple[Candidate, ...]
     hold: HoldRequest
-    routed: Routed
+    leads: tuple[Lead, ...]
     audited: tuple[str, ...] = ()  # what would have refused it, were it not in audit mode: rule ids, tags
-    chain: Attempts | None = None  # what is tried after a failure, where something is
+    audited_savings: tuple[str, ...] = ()  # saving rules in audit mode that would have swapped its model
 
     @property
     def on_store_failure(self) -> OnStoreFailure:
         """What happens when Redis does not answer: the most careful of what the deciding rules say."""
         return on_store_failure(self.candidates[0])
+
+    def lead_of(self, candidate: Candidate) -> Lead:
+        """The lead whose plan a candidate is."""
+        return self.leads[candidate.lead]
 
     @property
     def dialect(self) -> Dialect:
@@ -75,14 +84,14 @@ class Unmetered:
     path: str
 
 
-def propose(
-    head: RequestHead, body: bytes, terms: Terms, hold_id: str, request_id: str
-) -> Proposal | Unmetered | Refusal:
+def propose(  # noqa: PLR0917  what admission knows, in the order in which it came to know it
+    head: RequestHead, body: bytes, terms: Terms, hold_id: str, request_id: str, scored: Scored | None = None
+) -> Proposal | Unmetered | Refusal | ScoreWanted:
     """Judge one request up to the hold. A Refusal is an expected outcome, never an exception."""
-    understood = understand(head, body, terms, draw_of(hold_id))
+    understood = understand(head, body, terms, draw_of(hold_id), scored)
     if not isinstance(understood, Understood):
         return understood
-    endpoint, facts, target, match = understood.endpoint, understood.facts, understood.target, understood.match
+    endpoint, facts, match = understood.endpoint, understood.facts, understood.match
     caller = match.caller
     findings = terms.snapshot.missing_tags(match)
     if enforced := [finding for finding in findings if finding.enforced]:
@@ -90,17 +99,16 @@ def propose(
     invalid = terms.snapshot.invalid_tags(caller)
     if enforced_tags := [tag for tag in invalid if tag.enforced]:
         return refused.invalid_tags(enforced_tags)
-    cheaper = cheaper_target(target, endpoint.dialect, match, terms, head.now_us)
-    chain, fallbacks = _fallbacks(understood, body, terms)
+    asking = Asking(endpoint.dialect, match, body, terms, head.now_us)
+    leads = leads_of(understood.routed, understood.saved.rule, understood.asked, terms.health)
     try:
-        ways = candidates(target, cheaper, facts, match, terms, fallbacks=fallbacks)
+        leads, ways = ways_of(leads, asking)
     except UnboundedError:
         return refused.unbounded()
-    breached = _breached(ways[0], body, facts, match, terms.snapshot)
+    breached = asking.breached(ways[0], facts)
     if refusals := [finding.refusal for finding in breached if finding.enforced]:
         first = refused.with_the_rest(refusals)
         return refused.of_every_target(first, facts.model) if understood.routed.all_barred else first
-    ways = (ways[0], *(way for way in ways[1:] if not _is_denied(way, body, facts, match, terms.snapshot)))
     hold = HoldRequest(
         hold_id=hold_id,
         plans=tuple(plan(way) for way in ways),
@@ -111,12 +119,24 @@ def propose(
         keep_if_unavailable=on_store_failure(ways[0]) is not OnStoreFailure.REFUSE,
     )
     return Proposal(
-        endpoint, facts, caller, ways, hold, understood.routed, _audited(findings, invalid, breached), chain
+        endpoint=endpoint,
+        facts=facts,
+        caller=caller,
+        candidates=ways,
+        hold=hold,
+        leads=leads,
+        audited=_audited(findings, invalid, breached),
+        audited_savings=understood.saved.audited,
     )
 
 
-def understand(head: RequestHead, body: bytes, terms: Terms, draw: int = 0) -> Understood | Unmetered | Refusal:
-    """Read one request: all that is known of it before any rule is asked. `draw`: what a choice at random goes by."""
+def understand(
+    head: RequestHead, body: bytes, terms: Terms, draw: int = 0, scored: Scored | None = None
+) -> Understood | Unmetered | Refusal | ScoreWanted:
+    """Read one request: all that is known of it before any budget is asked. `draw`: what a choice at random goes by.
+
+    `scored`: what came of the scorer that an earlier call wanted asked.
+    """
     endpoint = registry.resolve(head.method, head.path)
     caller = caller_of(head, terms)
     if isinstance(caller, Refusal):
@@ -135,12 +155,18 @@ def understand(head: RequestHead, body: bytes, terms: Terms, draw: int = 0) -> U
     controls = read_controls(head)
     if isinstance(controls, Refusal):
         return controls
-    routed = route(facts, endpoint, caller, head, terms, controls=controls, draw=draw)
-    if isinstance(routed, Refusal):
-        return routed
+    route_as = partial(route, facts, endpoint, caller, head, terms, controls=controls, draw=draw)
+    asked = route_as()
+    if isinstance(asked, Refusal):
+        return asked
+    match = MatchFacts(caller, facts.model, asked.options[0].target.name, head.first)
+    saved = save(match, asked, terms, now_us=head.now_us, scored=scored, route=lambda name: route_as(name=name))
+    if isinstance(saved, ScoreWanted):
+        return saved
+    routed = saved.routed or asked
     first = routed.options[0]
-    match = MatchFacts(caller=caller, requested_model=facts.model, target=first.target.name, headers=head.first)
-    return Understood(endpoint, first.facts, first.target, match, routed)
+    match = replace(match, target=first.target.name)
+    return Understood(endpoint, first.facts, first.target, match, routed, asked, saved)
 
 
 def caller_of(head: RequestHead, terms: Terms) -> Caller | Refusal:
@@ -154,50 +180,11 @@ def caller_of(head: RequestHead, terms: Terms) -> Caller | Refusal:
     return caller if isinstance(caller, Refusal) else access.path_refusal(caller, path) or caller
 
 
-def _fallbacks(understood: Understood, body: bytes, terms: Terms) -> tuple[Attempts | None, tuple[Candidate, ...]]:
-    """The attempts that may follow a failed one, and what they would ask. Without a second attempt there are none."""
-    routed, match = understood.routed, understood.match
-    ways: dict[str, Candidate] = {}
-    for option in routed.options[1:]:
-        facts = replace(match, target=option.target.name)
-        try:
-            way = candidate(option.target, option.facts, facts, terms)
-        except UnboundedError:
-            continue
-        if not _is_denied(way, body, option.facts, match, terms.snapshot):
-            ways[option.target.name] = way
-    targets = routed.attempts(frozenset(ways) | {understood.target.name})
-    cluster = terms.chains.cluster(tuple(target.partition("/")[0] for target in targets))
-    if cluster is None:
-        return None, ()
-    fallbacks = tuple(ways[name] for name in dict.fromkeys(targets) if name in ways)
-    return Attempts(cluster, targets, routed.limits(targets)), fallbacks
-
-
 def _audited(
     findings: tuple[TagFinding, ...], invalid: tuple[InvalidTag, ...], breached: tuple[GuardrailFinding, ...]
 ) -> tuple[str, ...]:
     rules = (*(finding.rule_id for finding in findings), *(finding.rule_id for finding in breached))
     return tuple(dict.fromkeys((*rules, *(f"tag:{tag.tag}" for tag in invalid))))
-
-
-def _breached(
-    way: Candidate, body: bytes, facts: RequestFacts, match: MatchFacts, snapshot: Snapshot
-) -> tuple[GuardrailFinding, ...]:
-    """The guardrails that a request served this way breaks."""
-    request = GuardedRequest(
-        body_bytes=len(body),
-        input_tokens=way.bounds.input_tokens,
-        output_tokens=None if facts.output_limit is None else way.bounds.output_max,
-        document=facts.document,
-        region=way.geo or way.target.region,
-    )
-    asked = match if match.target == way.target.name else replace(match, target=way.target.name)
-    return snapshot.guard(asked, request)
-
-
-def _is_denied(way: Candidate, body: bytes, facts: RequestFacts, match: MatchFacts, snapshot: Snapshot) -> bool:
-    return any(finding.enforced for finding in _breached(way, body, facts, match, snapshot))
 
 
 def _context(dialect: Dialect, facts: RequestFacts, caller: Caller, candidate: Candidate, request_id: str) -> str:

@@ -75,16 +75,18 @@ def route(
     *,
     controls: Controls,
     draw: int,
+    name: str | None = None,
 ) -> Routed | Refusal:
-    """The options of a request, or why there is none."""
-    named = resolve_target(_with_provider(facts.model, controls, terms), endpoint.dialect, terms, head.now_us)
+    """The options of a request, or why there is none. `name`: the model to route in place of the one it names."""
+    model = facts.model if name is None else name
+    named = resolve_target(_with_provider(model, controls, terms), endpoint.dialect, terms, head.now_us)
     match = MatchFacts(
         caller=caller,
         requested_model=facts.model,
-        target=named.name if isinstance(named, Target) else facts.model,
+        target=named.name if isinstance(named, Target) else model,
         headers=head.first,
     )
-    rule = terms.virtual_models.match(match)
+    rule = terms.virtual_models.match(replace(match, requested_model=model))
     if rule is None:
         usable = _usable(named, caller, facts.model, head)
         return usable if isinstance(usable, Refusal) else Routed((Option(usable, facts),), controls)
@@ -110,7 +112,7 @@ def route(
         # The guardrail itself refuses the first of them, beside whatever else is wrong with the request.
         options.append(barred[0][0])
     if not options:
-        return why or _nobody(facts.model, rule, controls)
+        return why or _nobody(model, rule, controls)
     # A client's own provider key is good for the account it was brought for, and for no other.
     leader = options[0].target.account
     kept = [option for option in options if option.target.account == leader or not _own_key(option, options[0])]

@@ -17,6 +17,7 @@ from ext_proc.pricing.schedule import Dated, Schedule
 from ext_proc.routing.chains import Chains
 from ext_proc.routing.downgrades import Downgrades
 from ext_proc.routing.health import NOTHING_KNOWN, Health
+from ext_proc.routing.savings import Savings
 from ext_proc.routing.virtual_models import VirtualModels
 
 
@@ -35,6 +36,7 @@ class Terms:
     identities: Identities
     virtual_models: VirtualModels
     chains: Chains
+    savings: Savings
     health: Health = NOTHING_KNOWN
     calibration: Calibration = NOTHING_LEARNED
     native: bool = False  # whether Envoy's own parsers are there to read usage
@@ -63,7 +65,18 @@ class Terms:
         known = identities or Identities.of(snapshot)
         models = VirtualModels.of(snapshot)
         chains = Chains.of(models, accounts)
-        return cls(snapshot, prices, accounts, Downgrades.of(snapshot), lease_ms, known, models, chains, native=native)
+        return cls(
+            snapshot=snapshot,
+            prices=prices,
+            accounts=accounts,
+            downgrades=Downgrades.of(snapshot),
+            lease_ms=lease_ms,
+            identities=known,
+            virtual_models=models,
+            chains=chains,
+            savings=Savings.of(snapshot),
+            native=native,
+        )
 
 
 def upstream_path(account: ProviderAccount, path: str) -> str:

@@ -48,6 +48,7 @@ class Ticket:
     would_downgrade: tuple[str, ...] = ()  # rules in audit mode that would have swapped its model
     began_ms: int = 0  # how long after the request was admitted this attempt began
     native: bool = False  # Envoy's own parsers read the usage: the end record settles, no meter is waited for
+    verdict_rule: str = ""  # the rule that decided it, where one did
     store_failed: bool = False  # admitted while Redis did not answer: its hold is in a worker's outage journal
     learned_input: bool = False  # the input held was computed from what earlier requests have taught
     learned_output: bool = False
@@ -75,6 +76,7 @@ class Ticket:
             self.began_ms,
             self.prompt_bytes,
             self.traffic,
+            self.verdict_rule[:MAX_LABEL_CHARS],
         ]
         return compact(fields)
 
@@ -90,7 +92,7 @@ class Ticket:
         """Read `encode`'s form. Raises ValueError where it is not one."""
         try:
             hold_id, dialect, operation, requested, target, price, input_tokens, output_limit, *rest = json.loads(text)
-            verdict, flags, labels, would_refuse, would_downgrade, began_ms, prompt_bytes, traffic = rest
+            verdict, flags, labels, would_refuse, would_downgrade, began_ms, prompt_bytes, traffic, verdict_rule = rest
             return cls(
                 hold_id=hold_id,
                 dialect=dialect,
@@ -107,6 +109,7 @@ class Ticket:
                 would_refuse=tuple(would_refuse),
                 would_downgrade=tuple(would_downgrade),
                 began_ms=began_ms,
+                verdict_rule=verdict_rule,
                 store_failed=bool(flags & 4),
                 native=bool(flags & 8),
                 learned_input=bool(flags & 16),

@@ -49,9 +49,10 @@ class Reason:
     error_rate: float | None
     ttft_p95_ms: int | None
     window_seconds: int
+    budget_used: int | None = None  # percent: whether it holds, only the ledger knows
 
     def holds(self, target: str, health: Health) -> bool:
-        """Whether the reason is given now."""
+        """Whether the reason is given now, as far as health tells."""
         counts = health.counts(target, self.window_seconds)
         if self.error_rate is not None:
             return counts.error_rate is not None and counts.error_rate >= self.error_rate
@@ -78,6 +79,15 @@ class Member:
     tags: tuple[tuple[str, str], ...] = ()  # a request must have them
     leave_any: tuple[Reason, ...] = ()
     leave_all: tuple[Reason, ...] = ()
+
+    def leaves_at(self, health: Health) -> int | None:
+        """The percent of its budgets from which on another target is to lead; None: its budgets are no reason."""
+        percents = [reason.budget_used for reason in self.leave_any if reason.budget_used is not None]
+        together = [reason.budget_used for reason in self.leave_all if reason.budget_used is not None]
+        others = (reason for reason in self.leave_all if reason.budget_used is None)
+        if together and all(reason.holds(self.name, health) for reason in others):
+            percents.append(max(together))
+        return min(percents, default=None)
 
     def is_unhealthy(self, health: Health) -> bool:
         """Whether it belongs at the end of the chain now."""
@@ -200,7 +210,7 @@ def _reasons(conditions: Sequence[FallbackCondition]) -> tuple[Reason, ...]:
             window_seconds=HEALTH_WINDOW_SECONDS
             if condition.window is None
             else duration_seconds(condition.window) or HEALTH_WINDOW_SECONDS,
+            budget_used=condition.budget_used,
         )
         for condition in conditions
-        if condition.budget_used is None
     )

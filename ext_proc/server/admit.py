@@ -18,6 +18,7 @@ from ext_proc.exchange.effects import (
     AcknowledgeHead,
     AdmissionEffect,
     AskHold,
+    AskScore,
     Forward,
     GiveBack,
     Observation,
@@ -25,7 +26,7 @@ from ext_proc.exchange.effects import (
     PassUnmetered,
     Refuse,
 )
-from ext_proc.exchange.events import AdmissionEvent, HoldAnswered, RequestBody, StreamEnded
+from ext_proc.exchange.events import AdmissionEvent, HoldAnswered, RequestBody, ScoreAnswered, StreamEnded
 from ext_proc.ledger.interface import Basis, Charge, HoldReply, Resolution
 from ext_proc.server import messages
 from ext_proc.server.holding import ask_hold
@@ -47,6 +48,7 @@ class Admit:
             Observation.IGNORED_HEADER: worker.metrics.ignored_header,
             Observation.AUDITED: worker.metrics.would_refuse,
             Observation.AUDITED_SWAP: worker.metrics.would_downgrade,
+            Observation.DOWNGRADED: worker.metrics.downgraded,
             Observation.MISSING_KEY: worker.metrics.missing_key,
             Observation.UNPRICED: worker.metrics.unpriced,
         }
@@ -91,6 +93,9 @@ class Admit:
                     self._observers[effect.what](effect.label)
                 case AcknowledgeHead():
                     await stream.write(messages.acknowledge_head(effect.hold_id, self._worker.settings.name))
+                case AskScore():
+                    score = await self._worker.scorers.score(effect.wanted)
+                    return await self._perform(admission, admission.receive(ScoreAnswered(score)), stream)
                 case AskHold():
                     reply = await self._hold(admission, effect)
                     return await self._perform(admission, admission.receive(HoldAnswered(reply)), stream)

@@ -15,6 +15,7 @@ from ext_proc.pricing.catalogue_file import CatalogueWatch
 from ext_proc.server.credentials import Credentials
 from ext_proc.server.learning import Learning
 from ext_proc.server.outage import Outage
+from ext_proc.server.scorer import Scorers
 from ext_proc.server.settings import WorkerSettings
 from ext_proc.server.settler import Settler
 from ext_proc.server.target_health import TargetHealth
@@ -39,6 +40,7 @@ class Worker:
     directory: Directory
     targets: TargetHealth
     learning: Learning
+    scorers: Scorers
     catalogue: CatalogueWatch | None = None  # None: the one that ships
     other_terms: tuple[Terms, ...] = ()  # about to come into force, or in force before
 

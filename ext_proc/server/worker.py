@@ -35,6 +35,7 @@ from ext_proc.server.learning import Learning
 from ext_proc.server.meter import Meter
 from ext_proc.server.outage import Outage
 from ext_proc.server.policies import identities_of, terms_of, watch_policies
+from ext_proc.server.scorer import Scorers
 from ext_proc.server.settings import WorkerSettings
 from ext_proc.server.settler import Settler
 from ext_proc.server.state import Worker
@@ -96,6 +97,7 @@ async def serve(settings: WorkerSettings) -> None:
         chore.cancel()
     await asyncio.gather(*chores, return_exceptions=True)
     worker.outage.close()
+    await worker.scorers.close()
     await worker.ledger.close()
 
 
@@ -122,6 +124,7 @@ async def _assemble(settings: WorkerSettings) -> Worker:
         terms=terms,
         targets=targets,
         learning=learning,
+        scorers=Scorers(metrics),
         directory=directory,
         watcher=watcher,
         catalogue=catalogue,

@@ -71,6 +71,8 @@ class Metrics:
         self._missing_key = self._counter(names.MISSING_KEY)
         self._would_refuse = self._counter(names.WOULD_REFUSE)
         self._would_downgrade = self._counter(names.WOULD_DOWNGRADE)
+        self._downgrades = self._counter(names.DOWNGRADES)
+        self._scores = self._counter(names.SCORES)
         self._ignored_headers = self._counter(names.IGNORED_HEADERS)
         self._protocol_errors = self._counter(names.PROTOCOL_ERRORS)
         self._usage_missing = self._counter(names.USAGE_MISSING)
@@ -176,6 +178,14 @@ class Metrics:
     def would_downgrade(self, rule: str) -> None:
         """A rule in audit mode would have sent a request to a cheaper model."""
         self._would_downgrade.child(rule).inc()
+
+    def downgraded(self, rule: str) -> None:
+        """A rule sent a request to a cheaper model."""
+        self._downgrades.child(rule).inc()
+
+    def scored(self, rule: str, result: str) -> None:
+        """The scorer of a saving rule was asked, or is paused."""
+        self._scores.child(rule, result).inc()
 
     def ignored_header(self, name: str) -> None:
         """An `x-tfy-*` header came that means nothing to us."""

@@ -121,6 +121,18 @@ WOULD_DOWNGRADE = MetricName(
     "Requests that a rule in audit mode would have sent to a cheaper model.",
     ("rule",),
 )
+DOWNGRADES = MetricName(
+    "tollgate_downgrades",
+    Kind.COUNTER,
+    "Requests sent to a cheaper model, by the budget or saving rule that did.",
+    ("rule",),
+)
+SCORES = MetricName(
+    "tollgate_scores",
+    Kind.COUNTER,
+    "Scorers asked by saving rules: scored, late, failed, or paused after failures.",
+    ("rule", "result"),
+)
 IGNORED_HEADERS = MetricName(
     "tollgate_ignored_headers", Kind.COUNTER, "x-tfy-* request headers that mean nothing to us.", ("name",)
 )

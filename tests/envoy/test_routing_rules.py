@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
 import pytest
 import yaml
 
-from tests.e2e_kit import POLICIES, Gateway
+from tests.e2e_kit import GPT_4O_MINI, POLICIES, Gateway, cost
 from tests.stack_fixture import RunningStack, running_stack
 
 pytestmark = pytest.mark.envoy
@@ -55,10 +57,28 @@ ROUTING = {
 }
 
 
+SWAP = {"openai-main/gpt-4o": "openai-main/gpt-4o-mini"}
+
+
+def savings(scorer_url: str) -> list[dict[str, Any]]:
+    """Short questions of low priority, and what a scorer calls easy."""
+    scorer = {"url": scorer_url, "at_least": 0.5, "deadline_ms": 500, "otherwise": "keep"}
+    return [
+        {
+            "id": "short-questions",
+            "when": {"metadata": {"priority": "low"}},
+            "request": {"max_input_tokens": 1000, "tools": False, "images": False, "stream": False},
+            "swap": SWAP,
+        },
+        {"id": "scored", "when": {"metadata": {"scored": "yes"}}, "scorer": scorer, "swap": SWAP},
+    ]
+
+
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+def running(tmp_path_factory: pytest.TempPathFactory, scorer_url: str) -> Iterator[RunningStack]:
     """One stack for the module."""
-    documents = yaml.safe_dump_all([PROVIDERS, GUARDRAILS, ROUTING])
+    routing = {**ROUTING, "savings": savings(scorer_url)}
+    documents = yaml.safe_dump_all([PROVIDERS, GUARDRAILS, routing])
     with running_stack(tmp_path_factory.mktemp("rules"), {**POLICIES, "routes.yaml": documents}) as stack:
         yield stack
 
@@ -93,3 +113,72 @@ def test_where_nobody_in_the_region_serves_the_request_is_refused(gateway: Gatew
     assert (answer.status_code, answer.json()["error"]["type"]) == (403, "not_allowed")
     assert answer.headers["x-tollgate-verdict"] == "refuse; type=not_allowed; rule=stay"
     assert gateway.account("per-cost-center")["spent"] == 0
+
+
+class Scorer(BaseHTTPRequestHandler):
+    """Says of requests that are tagged `easy` that the cheaper model does, and hangs up on others."""
+
+    def do_POST(self) -> None:
+        """One question."""
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if "easy" not in asked["tags"]:
+            return
+        answer = json.dumps({"score": 0.9 if asked["tags"]["easy"] == "yes" else 0.1}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: tests have their own output."""
+
+
+@pytest.fixture(scope="module")
+def scorer_url() -> Iterator[str]:
+    """A scorer that serves while the module's stack does."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Scorer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/score"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_short_question_is_served_by_the_cheaper_model(gateway: Gateway) -> None:
+    """It is sent, charged and journalled as the cheaper one, and told so; a long one is not touched."""
+    gateway.tags["priority"] = "low"
+    marked = [{"role": "user", "content": gateway.cost_center}]
+    answer = gateway.chat(model="gpt-4o", usage=USAGE, messages=marked)
+    assert served(answer) == "openai-main/gpt-4o-mini"
+    (sent,) = gateway.received(1)
+    assert "gpt-4o-mini" in str(sent["body"])
+    assert answer.headers["x-tollgate-verdict"] == "downgrade; rule=short-questions"
+    long = gateway.chat(
+        model="gpt-4o", usage=USAGE, messages=[{"role": "user", "content": "Consider this. " * 600}], stream=True
+    )
+    assert served(long) == "openai-main/gpt-4o"
+    newest = gateway.resolved(2)
+    by_model = {entry["served_model"]: entry for entry in newest}
+    saved = by_model["openai-main/gpt-4o-mini"]
+    assert saved["charge_nanodollars"] == cost(GPT_4O_MINI, input_uncached=100, output=50)
+    assert (saved["requested_model"], saved["verdict"], saved["verdict_rule"]) == (
+        "gpt-4o",
+        "downgrade",
+        "short-questions",
+    )
+    assert by_model["openai-main/gpt-4o"]["verdict"] == "pass"
+    metrics = gateway.admin.get("/metrics").text
+    assert 'tollgate_downgrades_total{rule="short-questions"} 1.0' in metrics
+
+
+def test_a_scorer_decides_and_a_dead_one_leaves_it_to_the_rule(gateway: Gateway) -> None:
+    """Easy requests are swapped, hard ones keep their model; without an answer the rule keeps it."""
+    gateway.tags |= {"scored": "yes", "easy": "yes"}
+    assert served(gateway.chat(model="gpt-4o", usage=USAGE)) == "openai-main/gpt-4o-mini"
+    gateway.tags["easy"] = "no"
+    assert served(gateway.chat(model="gpt-4o", usage=USAGE)) == "openai-main/gpt-4o"
+    del gateway.tags["easy"]
+    assert served(gateway.chat(model="gpt-4o", usage=USAGE)) == "openai-main/gpt-4o"
+    metrics = gateway.admin.get("/metrics").text
+    assert 'tollgate_scores_total{result="scored",rule="scored"} 2.0' in metrics
+    assert 'tollgate_scores_total{result="failed",rule="scored"} 1.0' in metrics

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from ext_proc.policy.documents.common import ANYONE, When, unique
+from ext_proc.policy.documents.savings import Saving
 from ext_proc.policy.fields import Located, Problem, optional, required
 from ext_proc.policy.scalars import shown
 
@@ -233,7 +234,7 @@ class Downgrade(Located):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingDocument(Located):
-    """Virtual models, and what a constrained budget swaps."""
+    """Virtual models, what a constrained budget swaps, and which requests a cheaper model serves as well."""
 
     name: str = required("Names the document.", example="routing")
     type: Literal["gateway-load-balancing-config"] = required(
@@ -243,10 +244,14 @@ class RoutingDocument(Located):
     downgrades: tuple[Downgrade, ...] = optional(
         "What a constrained budget swaps.", default=(), example="[]", extension=True
     )
+    savings: tuple[Saving, ...] = optional(
+        "Which requests a cheaper model serves as well, whatever the budget.", default=(), example="[]", extension=True
+    )
 
     def problems(self) -> Iterator[Problem]:
         """Ids are unique."""
         yield from unique(self.rules)
+        yield from unique(self.savings)
 
 
 def target_problems(field: str, target: str) -> Iterator[Problem]:

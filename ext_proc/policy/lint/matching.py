@@ -38,8 +38,11 @@ def matching_warnings(snapshot: Snapshot, samples: Sequence[MatchFacts]) -> Iter
 def _rules(snapshot: Snapshot) -> Iterator[Found]:
     for document in snapshot.documents:
         match document:
-            case BudgetDocument() | RateDocument() | TaggingDocument() | GuardrailDocument() | RoutingDocument():
+            case BudgetDocument() | RateDocument() | TaggingDocument() | GuardrailDocument():
                 yield from ((rule, rule.id, rule.when) for rule in document.rules)
+            case RoutingDocument():
+                yield from ((rule, rule.id, rule.when) for rule in document.rules)
+                yield from ((rule, rule.id, rule.when) for rule in document.savings)
             case TenantBudgetDocument() | TeamBudgetDocument():
                 if document.when is not None:
                     yield document, document.name, document.when

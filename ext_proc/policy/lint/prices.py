@@ -1,4 +1,4 @@
-"""Downgrades that do not save, and models without a price."""
+"""Swaps that do not save, and models without a price."""
 
 from __future__ import annotations
 
@@ -24,17 +24,27 @@ def price_warnings(snapshot: Snapshot, prices: PriceBook, at_us: int) -> Iterato
     """Every warning about targets and what they cost at a moment."""
     book = _Prices(snapshot, prices, at_us)
     for document in snapshot.documents_of(RoutingDocument):
-        for rule in document.rules:
-            for target in rule.load_balance_targets:
-                yield from book.target_warnings(target, "target", target.target)
-        for downgrade in document.downgrades:
-            yield from _cycles(downgrade)
-            for dear, cheap in downgrade.swap.items():
-                yield from book.swap_warnings(downgrade, dear, cheap)
+        yield from _routing_warnings(book, document, snapshot.virtual_models)
     for provider in snapshot.documents_of(ProviderDocument):
         for account in provider.all_accounts():
             for model in account.models:
                 yield from book.target_warnings(model, "name", f"{account.name}/{model.name}")
+
+
+def _routing_warnings(
+    book: _Prices, document: RoutingDocument, virtual_models: frozenset[str]
+) -> Iterator[PolicyError]:
+    for rule in document.rules:
+        for target in rule.load_balance_targets:
+            yield from book.target_warnings(target, "target", target.target)
+    for downgrade in document.downgrades:
+        yield from _cycles(downgrade)
+        for dear, cheap in downgrade.swap.items():
+            yield from book.swap_warnings(downgrade, dear, cheap)
+    for saving in document.savings:
+        for dear, cheap in saving.swap.items():
+            if cheap not in virtual_models:
+                yield from book.swap_warnings(saving, dear, cheap)
 
 
 class _Prices:
@@ -60,16 +70,16 @@ class _Prices:
             problem = f"{shown(target)} has no known price: {consequence}"
             yield item.where.error(field, problem, "correct the name, or give it a cost in its provider account")
 
-    def swap_warnings(self, downgrade: Downgrade, dear: str, cheap: str) -> Iterator[PolicyError]:
+    def swap_warnings(self, item: Located, dear: str, cheap: str) -> Iterator[PolicyError]:
         """A swap must lead to a target that exists, speaks the same API, and costs less."""
         field = f"swap.{dear}"
-        yield from self.target_warnings(downgrade, field, cheap)
+        yield from self.target_warnings(item, field, cheap)
         if dear == ANYONE:
             return
         spoken, wanted = self._family(cheap), self._family(dear)
         if spoken is not None and wanted is not None and spoken != wanted:
             problem = f"a request for {wanted}'s API cannot be sent to {shown(cheap)}, which speaks {spoken}'s"
-            yield downgrade.where.error(field, problem, f"name a target that speaks {wanted}'s API")
+            yield item.where.error(field, problem, f"name a target that speaks {wanted}'s API")
         before, after = self._price(dear), self._price(cheap)
         if before is not None and after is not None:
             for kind, old, new in (
@@ -78,9 +88,7 @@ class _Prices:
             ):
                 if new > old:
                     costs = f"its {kind} costs {_dollars(new)} per million tokens, not {_dollars(old)}"
-                    yield downgrade.where.error(
-                        field, f"{shown(cheap)} is dearer: {costs}", "swap for a cheaper target"
-                    )
+                    yield item.where.error(field, f"{shown(cheap)} is dearer: {costs}", "swap for a cheaper target")
 
     def _family(self, target: str) -> str | None:
         account = self._snapshot.accounts.get(target.partition("/")[0])

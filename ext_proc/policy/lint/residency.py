@@ -10,6 +10,7 @@ from ext_proc.policy.documents.common import ANYONE, InNotIn, When
 from ext_proc.policy.documents.guardrail import GuardrailDocument, GuardrailRule
 from ext_proc.policy.documents.provider import ProviderDocument
 from ext_proc.policy.documents.routing import Downgrade, RoutingDocument, RoutingRule
+from ext_proc.policy.documents.savings import Saving
 from ext_proc.policy.errors import PolicyError
 from ext_proc.policy.guardrails import is_in
 from ext_proc.policy.scalars import shown
@@ -34,6 +35,8 @@ def residency_warnings(snapshot: Snapshot) -> Iterator[PolicyError]:
                 yield from _emptied(snapshot, residency, rule)
             for downgrade in document.downgrades:
                 yield from _unreached(snapshot, residency, downgrade)
+            for saving in document.savings:
+                yield from _unreached(snapshot, residency, saving)
 
 
 def _placeless(snapshot: Snapshot, residencies: Sequence[GuardrailRule]) -> Iterator[PolicyError]:
@@ -72,15 +75,15 @@ def _emptied(snapshot: Snapshot, residency: GuardrailRule, rule: RoutingRule) ->
         yield rule.where.error("load_balance_targets", problem, _cure(residency))
 
 
-def _unreached(snapshot: Snapshot, residency: GuardrailRule, downgrade: Downgrade) -> Iterator[PolicyError]:
+def _unreached(snapshot: Snapshot, residency: GuardrailRule, swapping: Downgrade | Saving) -> Iterator[PolicyError]:
     """A swap that leads out of the region is never made, while what it swaps may serve."""
-    if not _meet(condition_of(residency.when), condition_of(downgrade.when)):
+    if not _meet(condition_of(residency.when), condition_of(swapping.when)):
         return
-    for dear, cheap in downgrade.swap.items():
+    for dear, cheap in swapping.swap.items():
         serves = dear == ANYONE or not _is_barred(snapshot, residency, dear, ())
         if serves and _is_barred(snapshot, residency, cheap, ()):
             problem = f"never happens for the requests of {shown(residency.id)}: {shown(cheap)} may not serve them"
-            yield downgrade.where.error(f"swap.{dear}", problem, _cure(residency))
+            yield swapping.where.error(f"swap.{dear}", problem, _cure(residency))
 
 
 def _cure(residency: GuardrailRule) -> str:
