@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,11 @@ import pytest
 
 
 def redis_binary() -> str:
-    """A Redis or Valkey server: from PATH, else from the environment the tests run in."""
+    """A Redis or Valkey server: the one that TOLLGATE_TEST_REDIS names, else from PATH, else from the environment the
+    tests run in.
+    """
+    if chosen := os.environ.get("TOLLGATE_TEST_REDIS"):
+        return chosen
     beside_python = str(Path(sys.executable).parent)
     for name in ("redis-server", "valkey-server"):
         found = shutil.which(name) or shutil.which(name, path=beside_python)
@@ -65,13 +70,17 @@ class RedisServer:
         """
         packed = f"*{len(words)}\r\n" + "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in words)
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+            with self.connect() as connection:
                 connection.sendall(packed.encode())
                 return connection.makefile("rb").readline().decode().strip().lstrip("+:")
         except OSError:
             if self.process is not None and self.process.poll() is None:
                 with_wait(self.process, 0.02)
             return None
+
+    def connect(self) -> socket.socket:
+        """A connection of its own. Raises OSError where nobody listens."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=1)
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""

@@ -6,9 +6,15 @@ Method: real servers with an append-only file, killed, cut and failed over at ch
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
+import socket
+import subprocess
+import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -17,7 +23,7 @@ from ext_proc.ledger import ids
 from ext_proc.ledger.interface import Code, HoldRequest, Measure, Period, Posting, Window, WindowKind
 from ext_proc.ledger.options import LedgerOptions
 from ext_proc.ledger.redis_ledger import RedisLedger
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, redis_binary
 from tests.ledger_kit import DroppingProxy, account, one_plan, settle, until
 
 pytestmark = [pytest.mark.crash, pytest.mark.redis]
@@ -99,53 +105,89 @@ def test_kill_of_redis_loses_nothing_acknowledged(killed_after: int, tmp_path: P
 
 
 def test_append_only_file_cut_anywhere_is_before_or_after(tmp_path: Path) -> None:
-    """A power failure cuts the file at any byte: each state is that of before or after a step, never between."""
+    """A power failure cuts the file at any byte: everything in Redis is as before or after a step, never between."""
 
-    async def history(server: RedisServer) -> list[tuple[int, int, int, int]]:
+    async def history(server: RedisServer) -> tuple[list[str], int, int]:
+        """The digests of all data before a hold, after it, and after its settle; where the file began and ended."""
         ledger = RedisLedger.connect(server.url, options())
         await ledger.start()
-        asked = [request(ledger, number) for number in range(3)]
-        await ledger.hold(asked[0])
-        await ledger.resolve(settle(asked[0].hold_id, 70))
-        states = [await books(ledger)]
-        sizes = [aof_size(server)]
-        for step in (ledger.hold(asked[1]), ledger.resolve(settle(asked[1].hold_id, 130)), ledger.hold(asked[2])):
-            await step
-            states.append(await books(ledger))
-            sizes.append(aof_size(server))
+        await spend(ledger, range(1))
+        asked = request(ledger, 1)
+        digests, begin = [digest(server)], aof_size(server)
+        assert (await ledger.hold(asked)).code is Code.HELD
+        digests.append(digest(server))
+        assert (await ledger.resolve(settle(asked.hold_id, 130))).code is Code.SETTLED
+        digests.append(digest(server))
         await ledger.close()
-        tail.extend((sizes[0], sizes[-1]))
-        return states
+        return digests, begin, aof_size(server)
 
-    async def state_after(directory: Path) -> tuple[int, int, int, int]:
-        with server_in(directory, *AOF, "--aof-load-truncated", "yes") as server:
-            ledger = RedisLedger.connect(server.url, options())
-            await ledger._asker.look()
-            found = await books(ledger)
-            await ledger.close()
-            return found
-
-    tail: list[int] = []
+    settings = (*AOF, "--aof-load-truncated", "yes", *debug_commands())
     original = tmp_path / "original"
-    with server_in(original, *AOF) as server:
-        states = asyncio.run(history(server))
+    with server_in(original, *settings) as server:
+        digests, begin, end = asyncio.run(history(server))
         server.stop()
-    whole = (original / "appendonly.aof").read_bytes()
-    seen = set()
-    for cut in range(tail[0], tail[1] + 1):
-        directory = tmp_path / "cut"
-        directory.mkdir()
-        (directory / "appendonly.aof").write_bytes(whole[:cut])
-        found = asyncio.run(state_after(directory))
-        assert found in states, f"cut at {cut} of {len(whole)}"
-        seen.add(found)
-        shutil.rmtree(directory)
-    assert seen == set(states)
+    whole = aof(original).read_bytes()
+
+    def digest_after(cut: int) -> str:
+        with tempfile.TemporaryDirectory(prefix="tg-cut-") as name:
+            directory = Path(name) / "redis"
+            shutil.copytree(original, directory)
+            aof(directory).write_bytes(whole[:cut])
+            server = SocketServer(directory, *settings)
+            server.start()
+            try:
+                return digest(server)
+            finally:
+                server.kill()
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        found = list(pool.map(digest_after, range(begin, end + 1)))
+    assert len(set(digests)) == 3
+    assert [found[0], found[-1]] == [digests[0], digests[-1]]
+    assert [step for step, _ in groupby(found)] == digests
+
+
+class SocketServer(RedisServer):
+    """A server without a port: nobody can be there first, however many are started at once."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        super().__init__(directory, *options, "--port", "0", "--unixsocket", "redis.sock")
+
+    def connect(self) -> socket.socket:
+        """A connection to its socket."""
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(1)
+        try:
+            connection.connect(str(self.directory / "redis.sock"))
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+
+def digest(server: RedisServer) -> str:
+    """A digest of all that is stored: every key, with its value and whether it expires."""
+    answer = server.ask("DEBUG", "DIGEST") or ""
+    assert re.fullmatch("[0-9a-f]{40}", answer), answer
+    return answer
+
+
+def debug_commands() -> tuple[str, ...]:
+    """What allows DEBUG: since Redis 7 somebody must."""
+    version = subprocess.run([redis_binary(), "--version"], capture_output=True, check=True, text=True).stdout
+    major = re.search(r"v=(\d+)", version)
+    return ("--enable-debug-command", "yes") if major and int(major.group(1)) >= 7 else ()
+
+
+def aof(directory: Path) -> Path:
+    """The append-only file that grows: since Redis 7 it is the last part of several, in a directory of their own."""
+    (file,) = (*directory.glob("appendonly.aof"), *directory.glob("appendonlydir/*.incr.aof"))
+    return file
 
 
 def aof_size(server: RedisServer) -> int:
     """How long the append-only file is now."""
-    size: int = (server.directory / "appendonly.aof").stat().st_size
+    size: int = aof(server.directory).stat().st_size
     return size
 
 
