@@ -178,6 +178,22 @@ def test_which_tests_run(
     assert os.environ["TOLLGATE_TEST_SCALE"] == ("20" if "--nightly" in arguments else "1")
 
 
+def test_mutation_check_is_run_in_the_place_of_tests(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--mutation` breaks the scripts it names, instead of asking pytest anything."""
+    executed: list[list[str]] = []
+
+    def execute(_: str, argv: list[str]) -> None:
+        executed.append(argv)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(dev, "install", lambda: None)
+    monkeypatch.setattr(os, "chdir", lambda _: None)
+    monkeypatch.setattr(os, "execv", execute)
+    with pytest.raises(SystemExit):
+        dev.main(["test", "--mutation", "hold.lua"])
+    assert executed == [[dev.PYTHON, "tests/mutation_lua.py", "hold.lua"]]
+
+
 def test_what_is_no_command_gets_the_usage(dev: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong word ends with status 2 and the list of commands; asking for help ends with 0."""
     assert dev.main(["tests"]) == 2
