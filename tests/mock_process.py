@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def running_mock() -> Iterator[str]:
+def running_mock(*options: str) -> Iterator[str]:
     """Start `tollgate mock-provider` on a free port; its URL. It is stopped, and has ended well, afterwards."""
-    command = [sys.executable, "-m", "ext_proc", "mock-provider", "--listen", "127.0.0.1:0"]
+    command = [sys.executable, "-m", "ext_proc", "mock-provider", "--listen", "127.0.0.1:0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         ready = process.stdout.readline()

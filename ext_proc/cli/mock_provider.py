@@ -11,7 +11,7 @@ import uvloop
 
 from ext_proc.cli.command import COMMANDS, Subparsers
 from ext_proc.cli.errors import CommandError, UsageError
-from ext_proc.mock_provider.server import listening
+from ext_proc.mock_provider.server import MockProvider, listening
 
 _PORT_MAX = 65_535
 
@@ -31,6 +31,13 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="HOST:PORT",
         help="where to listen; port 0 takes any free port, unix:/path a Unix socket (default %(default)s)",
     )
+    parser.add_argument(
+        "--aws-key",
+        action="append",
+        default=[],
+        metavar="ID=SECRET",
+        help="let Bedrock answer only what this key has signed (SigV4); may be repeated",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,19 +47,23 @@ def run(args: argparse.Namespace) -> int:
         _, colon, port = listen.rpartition(":")
         if not colon or not port.isdecimal() or int(port) > _PORT_MAX:
             raise UsageError(f"--listen {listen}: not HOST:PORT, for example 127.0.0.1:9999")
+    pairs = [text.partition("=") for text in args.aws_key]
+    if not all(key_id and secret for key_id, _, secret in pairs):
+        raise UsageError("--aws-key: not ID=SECRET, for example AKIDEXAMPLE=secret")
+    provider = MockProvider({key_id: secret for key_id, _, secret in pairs})
     try:
-        uvloop.run(_serve(listen))
+        uvloop.run(_serve(listen, provider))
     except OSError as error:
         raise CommandError(f"cannot listen on {listen}: {error.strerror or error}") from error
     return 0
 
 
-async def _serve(listen: str) -> None:
+async def _serve(listen: str, provider: MockProvider) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with listening(listen) as url:
+    async with listening(listen, provider) as url:
         sys.stdout.write(f"mock-provider ready {url}\n")
         sys.stdout.flush()
         await stop.wait()

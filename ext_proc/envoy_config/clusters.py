@@ -44,7 +44,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any as PackedAny
 
-from ext_proc.envoy_config.filters import WORKERS_CLUSTER, try_filters
+from ext_proc.envoy_config.filters import WORKERS_CLUSTER, codec_filter, try_filters
 from ext_proc.envoy_config.parts import address, packed, seconds, socket
 from ext_proc.envoy_config.settings import (
     MEBIBYTE,
@@ -55,6 +55,7 @@ from ext_proc.envoy_config.settings import (
     UpstreamAccount,
     WorkerEndpoint,
 )
+from ext_proc.envoy_config.signing import chain_signing_filters, signing_filter
 
 _PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -114,10 +115,15 @@ def chain_cluster(settings: EnvoySettings, chain: Chain) -> Cluster:
                 explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
                     http_protocol_options=Http1ProtocolOptions()
                 ),
-                http_filters=try_filters(settings),
+                http_filters=[*try_filters(settings), *chain_signing_filters(_signed(settings, chain)), codec_filter()],
             )
         ),
     )
+
+
+def _signed(settings: EnvoySettings, chain: Chain) -> tuple[UpstreamAccount, ...]:
+    """The accounts of a chain whose requests are signed."""
+    return tuple(account for account in settings.accounts if account.signing and account.name in chain.accounts)
 
 
 def workers_cluster(settings: EnvoySettings) -> Cluster:
@@ -237,13 +243,17 @@ def _account_protocol(settings: EnvoySettings, account: UpstreamAccount) -> Upst
         # Here and not on the route or the connection manager: only this limit leaves a flag in the access log.
         max_stream_duration=seconds(settings.timeouts.stream),
     )
+    filters = [signing_filter(account), codec_filter()] if account.signing else []
     if account.secure:
         return UpstreamProtocolOptions(
-            common_http_protocol_options=common, auto_config=HttpProtocolOptionsAutoHttpConfig()
+            common_http_protocol_options=common,
+            auto_config=HttpProtocolOptionsAutoHttpConfig(),
+            http_filters=filters,
         )
     return UpstreamProtocolOptions(
         common_http_protocol_options=common,
         explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(http_protocol_options=Http1ProtocolOptions()),
+        http_filters=filters,
     )
 
 

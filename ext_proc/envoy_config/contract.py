@@ -26,6 +26,9 @@ METER_HEADER: Final = "x-tollgate-meter"
 METER_STREAM: Final = "stream"
 METER_NATIVE: Final = "native"
 
+SIGN_HEADER: Final = "x-tollgate-sign"
+"""The account whose credentials sign this attempt: try sets it, and no provider sees it."""
+
 RETRY_HEADERS: Final = {
     "x-tollgate-retry-on": "x-envoy-retry-on",
     "x-tollgate-retries": "x-envoy-max-retries",

@@ -140,7 +140,7 @@ def strip_filter() -> HeaderMutationFilter:
     """
     own = [prefix for prefix in PRIVATE_PREFIXES if prefix != CONTROL_PREFIX]
     told = [_copy(name, to=router_name) for name, router_name in RETRY_HEADERS.items()]
-    mutations = [*(_remove(prefix) for prefix in own), *told, _remove(CONTROL_PREFIX)]
+    mutations = [*(remove_headers(prefix) for prefix in own), *told, remove_headers(CONTROL_PREFIX)]
     return HeaderMutationFilter(mutations=Mutations(request_mutations=mutations))
 
 
@@ -149,8 +149,12 @@ def try_filters(settings: EnvoySettings) -> list[HttpFilter]:
     return [
         HttpFilter(name="tollgate.try", typed_config=packed(try_filter(settings))),
         HttpFilter(name="tollgate.tried", typed_config=packed(tried_filter())),
-        HttpFilter(name="envoy.filters.http.upstream_codec", typed_config=packed(UpstreamCodec())),
     ]
+
+
+def codec_filter() -> HttpFilter:
+    """The last of every upstream chain."""
+    return HttpFilter(name="envoy.filters.http.upstream_codec", typed_config=packed(UpstreamCodec()))
 
 
 def try_filter(settings: EnvoySettings) -> ExternalProcessor:
@@ -194,7 +198,7 @@ def strip_control_headers() -> TypedExtensionConfig:
     """Before a route is looked for: what a client sends as a control header would otherwise choose one."""
     return TypedExtensionConfig(
         name="tollgate.early-strip",
-        typed_config=packed(EarlyHeaderMutation(mutations=[_remove(CONTROL_PREFIX)])),
+        typed_config=packed(EarlyHeaderMutation(mutations=[remove_headers(CONTROL_PREFIX)])),
     )
 
 
@@ -208,5 +212,6 @@ def _copy(name: str, *, to: str) -> HeaderMutation:
     )
 
 
-def _remove(prefix: str) -> HeaderMutation:
+def remove_headers(prefix: str) -> HeaderMutation:
+    """Of these names' beginning."""
     return HeaderMutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=StringMatcher(prefix=prefix)))

@@ -28,7 +28,8 @@ def upstream_accounts(snapshot: Snapshot, upstreams: Mapping[str, str]) -> tuple
         known = ", ".join(sorted(snapshot.accounts))
         raise EnvoyConfigError(f"--upstream {unknown[0]}: the policies have no such account; they have {known}")
     return tuple(
-        UpstreamAccount(name, upstreams.get(name, account.endpoint)) for name, account in snapshot.accounts.items()
+        UpstreamAccount(name, upstreams.get(name, account.endpoint), account.signing)
+        for name, account in snapshot.accounts.items()
     )
 
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from ext_proc.envoy_config.errors import EnvoyConfigError
 from ext_proc.listener_tls import ListenerTls
+from ext_proc.policy.terms import AwsSigning
 from ext_proc.server.settings import Metering
 
 NO_CLUSTER = "none"
@@ -43,6 +44,7 @@ class UpstreamAccount:
 
     name: str
     url: str
+    signing: AwsSigning | None = None  # Envoy signs what is sent there
 
     @property
     def secure(self) -> bool:

@@ -18,13 +18,13 @@ from ext_proc.exchange.sending import outgoing
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.identity.claims import CERTIFICATE_HEADER
 from ext_proc.identity.keys import holds_key
-from ext_proc.identity.presented import CREDENTIAL_HEADERS, presented
+from ext_proc.identity.presented import CREDENTIAL_HEADERS, SIGNATURE_HEADERS, presented
 from ext_proc.ledger.interface import AccountState, HoldReply, Measure, WindowKind
 from ext_proc.policy.snapshot import ConstrainAction, ErrorFormat, MatchedRule, Settings
 from ext_proc.refusal import Refusal
 from ext_proc.routing.virtual_models import Member
 
-CLIENT_CREDENTIALS = (*CREDENTIAL_HEADERS, CERTIFICATE_HEADER, "proxy-authorization", "cookie")
+CLIENT_CREDENTIALS = (*CREDENTIAL_HEADERS, *SIGNATURE_HEADERS, CERTIFICATE_HEADER, "proxy-authorization", "cookie")
 """Headers that may carry a client's credential: they never reach a provider, unless its account is used with them."""
 
 NATIVE_ANSWER_BYTES_MAX = 8 << 20

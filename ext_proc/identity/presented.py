@@ -11,6 +11,9 @@ from ext_proc.identity.keys import PREFIX
 CREDENTIAL_HEADERS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 """Where the SDKs put their key: a virtual key is accepted in each."""
 
+SIGNATURE_HEADERS: Final = ("x-amz-security-token", "x-amz-date", "x-amz-content-sha256")
+"""What belongs to a signature in `authorization`: a client's own is for the gateway's host, so good for nobody else."""
+
 _BEARER: Final = "bearer"
 
 

@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -36,6 +36,7 @@ from ext_proc.mock_provider.openai_embeddings import OpenAIEmbeddings
 from ext_proc.mock_provider.openai_responses import OpenAIResponses
 from ext_proc.mock_provider.recorder import Gates, Outcome, Received, Recorder
 from ext_proc.mock_provider.shape import Call, Shape
+from ext_proc.mock_provider.sigv4 import signature_problem
 
 SHAPES: tuple[Shape, ...] = (
     OpenAIChat(),
@@ -59,9 +60,13 @@ class _CutError(Exception):
 
 
 class MockProvider:
-    """One listening mock provider. `handle` is the whole of it; `listening` binds it to a socket."""
+    """One listening mock provider. `handle` is the whole of it; `listening` binds it to a socket.
 
-    def __init__(self) -> None:
+    `aws_secrets`: AWS key id → secret. With any, Bedrock answers only what one of them has signed, or a bearer key.
+    """
+
+    def __init__(self, aws_secrets: Mapping[str, str] | None = None) -> None:
+        self.aws_secrets = aws_secrets or {}
         self.recorder = Recorder()
         self.gates = Gates()
 
@@ -93,6 +98,10 @@ class MockProvider:
                 _reset(request)
             body = await _read_body(request)
             received.keep_body(body)
+            if self.aws_secrets and isinstance(shape, BedrockConverse):
+                problem = _aws_problem(request, body, self.aws_secrets)
+                if problem is not None:
+                    return await self._send_plainly(request, refusal(shape, 403, problem, f"{received.number:024x}"))
             call = _call(place, request, body, behavior, received.number)
         except MockRequestError as error:
             return await self._send_plainly(request, refusal(shape, 400, str(error), f"{received.number:024x}"))
@@ -214,6 +223,13 @@ def _quiet_logger() -> logging.Logger:
 def _url(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
     host, port = address[0], address[1]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _aws_problem(request: web.BaseRequest, body: bytes, secrets: Mapping[str, str]) -> str | None:
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    if headers.get("authorization", "").startswith("Bearer "):
+        return None
+    return signature_problem(request.method, request.raw_path, headers, body, secrets)
 
 
 def _page(request: web.BaseRequest) -> Answer:

@@ -35,7 +35,7 @@ from ext_proc.policy.patterns import compile_pattern
 from ext_proc.policy.rules import OverrideRule, OverrideRuleSet, Rule, RuleSet, TagRule, TagRuleSet, TagValues
 from ext_proc.policy.schema import yaml_name
 from ext_proc.policy.snapshot import Snapshot
-from ext_proc.policy.terms import DatedCost, ProviderAccount, ProviderModel, Settings
+from ext_proc.policy.terms import AwsSigning, DatedCost, ProviderAccount, ProviderModel, Settings
 from ext_proc.pricing.schedule import start_of_day_us
 
 DEFAULT_ACCOUNTS: Mapping[str, ProviderAccount] = MappingProxyType(
@@ -125,16 +125,26 @@ def _accounts(documents: Sequence[Document]) -> Mapping[str, ProviderAccount]:
 
 def _account(account: Account) -> ProviderAccount:
     endpoint = account.endpoint or DEFAULT_ENDPOINTS[account.provider]
+    signing = _signing(account)
     return ProviderAccount(
         name=account.name,
         provider=account.provider,
         endpoint=endpoint.rstrip("/"),
         credential_env=account.credential.env if account.credential else None,
-        credential_file=account.credential.file if account.credential else None,
+        credential_file=account.credential.file if account.credential and signing is None else None,
         client_credential=account.credential is not None and account.credential.client,
         models=tuple(_model(model) for model in account.models),
         region=account.region,
+        signing=signing,
     )
+
+
+def _signing(account: Account) -> AwsSigning | None:
+    credential = account.credential
+    if credential is None or credential.aws is None:
+        return None
+    assert account.region is not None, "problems() refuses a signed account without a region"
+    return AwsSigning(account.region, credential.aws, credential.file, credential.profile)
 
 
 def _model(model: Model) -> ProviderModel:

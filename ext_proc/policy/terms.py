@@ -158,6 +158,24 @@ class ProviderModel:
     region: str | None = None  # None: its account's
 
 
+class AwsSource(StrEnum):
+    """Where Envoy finds the AWS credentials that it signs with."""
+
+    ENVIRONMENT = "environment"
+    FILE = "file"
+    CHAIN = "chain"  # AWS's own order: environment, files, web identity, container, instance
+
+
+@dataclass(frozen=True, slots=True)
+class AwsSigning:
+    """How requests of an account are signed (SigV4). Envoy reads the credentials; they pass no hand of ours."""
+
+    region: str
+    source: AwsSource
+    file: str | None = None
+    profile: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ProviderAccount:
     """Where requests for `account/…` go, and with which credential."""
@@ -170,6 +188,7 @@ class ProviderAccount:
     client_credential: bool = False  # each client brings a provider key of its own
     models: tuple[ProviderModel, ...] = ()
     region: str | None = None
+    signing: AwsSigning | None = None
 
     def region_of(self, model: str) -> str | None:
         """Where a model is served; None where nobody says.

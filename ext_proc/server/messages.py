@@ -16,13 +16,15 @@ from ext_proc.exchange.chain import CHAIN_NAMESPACE, TRIED_NAMESPACE, Limits
 from ext_proc.exchange.effects import Forward, PassUnmetered, Refuse
 from ext_proc.exchange.events import EndRecord, RequestHead, ResponseHead
 from ext_proc.exchange.ticket import ANSWER_NAMESPACE, NAMESPACE, USAGE_NAMESPACE
-from ext_proc.identity.presented import CREDENTIAL_HEADERS
+from ext_proc.identity.presented import CREDENTIAL_HEADERS, SIGNATURE_HEADERS
+from ext_proc.policy.snapshot import ProviderAccount
 from ext_proc.server.settings import Metering
 from ext_proc.wire import access_log_pb2 as log_pb
 from ext_proc.wire import core_pb2 as core_pb
 from ext_proc.wire import external_processor_pb2 as pb
 
 CLUSTER_HEADER: Final = "x-tollgate-cluster"
+SIGN_HEADER: Final = "x-tollgate-sign"
 METER_HEADER: Final = "x-tollgate-meter"
 RETRY_ON_HEADER: Final = "x-tollgate-retry-on"
 RETRY_ON: Final = "connect-failure,refused-stream,reset,retriable-status-codes"
@@ -150,7 +152,7 @@ def forward(effect: Forward, credential: tuple[tuple[str, str], ...], worker: st
     return response.SerializeToString()
 
 
-def send_attempt(send: Send, credential: tuple[tuple[str, str], ...], worker: str) -> bytes:
+def send_attempt(send: Send, account: ProviderAccount, credential: tuple[tuple[str, str], ...], worker: str) -> bytes:
     """The answer to an attempt's body: everything that is this target's, over what an attempt before has left."""
     response = pb.ProcessingResponse()
     common = response.request_body.response
@@ -159,10 +161,12 @@ def send_attempt(send: Send, credential: tuple[tuple[str, str], ...], worker: st
         ("content-length", str(len(send.body))),
         *send.set_headers,
         *credential,
+        *([(SIGN_HEADER, account.name)] if account.signing is not None else []),
     ]
     common.body_mutation.body = send.body
     set_now = {name for name, _ in headers}
-    removed = dict.fromkeys((*CREDENTIAL_HEADERS, *send.remove_headers))
+    # An attempt before may have been signed, or another account's.
+    removed = dict.fromkeys((*CREDENTIAL_HEADERS, *SIGNATURE_HEADERS, SIGN_HEADER, *send.remove_headers))
     _mutate(common.header_mutation, headers, tuple(name for name in removed if name not in set_now))
     _note(response, {ANSWER_NAMESPACE: send.answer, TRIED_NAMESPACE: {"status": ""}})
     if send.ticket is not None:

@@ -93,7 +93,8 @@ class TryAttempt:
             asked = ask(attempt, terms)
             decided = asked if isinstance(asked, GiveUp) else asked.answered(await self._hold(asked))
         if isinstance(decided, Send):
-            return messages.send_attempt(decided, worker.credential(decided.account, terms), worker.settings.name)
+            account = terms.accounts[decided.account]
+            return messages.send_attempt(decided, account, worker.credentials.headers(account), worker.settings.name)
         if decided.resolution is not None:
             worker.settler.release(decided.resolution)
         refusal = decided.refuse.refusal

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from ext_proc.server.envoy_clusters import write_known
 from ext_proc.supervisor.addresses import Address
 from ext_proc.supervisor.errors import ServiceFailedError
 from ext_proc.supervisor.lifecycle import ServiceLimits
-from ext_proc.supervisor.processes import ChildProcess, ProcessSpec
+from ext_proc.supervisor.processes import ChildProcess, ProcessSpec, plain_environment
 from ext_proc.supervisor.services import poll
 from ext_proc.supervisor.state_dir import StateDir
 from ext_proc.supervisor.upstream_clusters import UpstreamClusters, write_followed
@@ -89,7 +90,7 @@ class EnvoyService:
             *(str(self._place.binary), "--config-path", str(self._state.envoy_config), "--disable-hot-restart"),
             *("--concurrency", str(self._place.threads), "--log-level", "warning"),
         )
-        return ProcessSpec(self.name, argv, self._state.logs / "envoy.log")
+        return ProcessSpec(self.name, argv, self._state.logs / "envoy.log", environment=_environment())
 
     async def reconfigure(self) -> None:
         """Bring Envoy where the policies lead now, without a restart; return when it has taken the change up.
@@ -160,6 +161,11 @@ class EnvoyService:
         writer.close()
         await writer.wait_closed()
         return True
+
+
+def _environment() -> dict[str, str]:
+    """Of credentials the AWS ones alone, and what leads to them: Envoy signs for Bedrock, and nobody else does."""
+    return plain_environment() | {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 
 async def _is_live(admin: aiohttp.ClientSession) -> bool:

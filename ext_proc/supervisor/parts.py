@@ -20,6 +20,7 @@ from ext_proc.envoy_config import (
 from ext_proc.envoy_config.from_policies import chains, token_issuers
 from ext_proc.policy.documents.provider import DEFAULT_ENDPOINTS
 from ext_proc.policy.snapshot import ProviderAccount, Snapshot
+from ext_proc.policy.terms import AwsSigning, AwsSource
 from ext_proc.server.settings import WorkerSettings
 from ext_proc.supervisor.addresses import Address
 from ext_proc.supervisor.errors import MissingBinaryError, SupervisorError
@@ -58,9 +59,21 @@ def has_credential(account: ProviderAccount) -> bool:
     """Whether the account's key is at hand, or comes with each request."""
     if account.client_credential:
         return True
+    if account.signing is not None:
+        return _has_aws_credential(account.signing)
     if account.credential_env is not None:
         return bool(os.environ.get(account.credential_env))
     return account.credential_file is not None and Path(account.credential_file).is_file()
+
+
+def _has_aws_credential(signing: AwsSigning) -> bool:
+    match signing.source:
+        case AwsSource.ENVIRONMENT:
+            return bool(os.environ.get("AWS_ACCESS_KEY_ID") and os.environ.get("AWS_SECRET_ACCESS_KEY"))
+        case AwsSource.FILE:
+            return Path(signing.file or "").is_file()
+        case AwsSource.CHAIN:  # a machine's or a pod's own identity: only asking would tell
+            return True
 
 
 def has_endpoint_of_its_own(account: ProviderAccount) -> bool:
@@ -138,7 +151,9 @@ def build_envoy_settings(
         speaks_tls = any(url.startswith("https://") for url in (*urls.values(), *published))
         return EnvoySettings(
             workers=tuple(WorkerEndpoint(name, address) for name, address in places.addresses.items()),
-            accounts=tuple(UpstreamAccount(name, url) for name, url in urls.items()),
+            accounts=tuple(
+                UpstreamAccount(name, url, policies.snapshot.accounts[name].signing) for name, url in urls.items()
+            ),
             chains=chains(policies.snapshot),
             token_issuers=issuers,
             listen_host=listen.host,

@@ -35,7 +35,7 @@ _PLAIN_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBR
 
 
 def plain_environment() -> dict[str, str]:
-    """The environment for children that must not see provider credentials: Redis, Envoy, the mock provider."""
+    """The environment for children that must not see provider credentials; Envoy gets AWS ones besides."""
     return {name: os.environ[name] for name in _PLAIN_ENVIRONMENT if name in os.environ}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ext_proc.envoy_config import (
+    Chain,
     EnvoySettings,
     Limits,
     TokenIssuer,
@@ -21,6 +22,7 @@ from ext_proc.envoy_config import (
     render,
 )
 from ext_proc.envoy_config.settings import CA_BUNDLES
+from ext_proc.policy.terms import AwsSigning, AwsSource
 from ext_proc.server.settings import Metering
 from tests.envoy_kit import Stack
 
@@ -31,6 +33,10 @@ SETTINGS = EnvoySettings(
     workers=(WorkerEndpoint("w0", "127.0.0.1:9002"),),
     accounts=(UpstreamAccount("six", "https://[2001:db8::1]:8443"), UpstreamAccount("plain", "http://models.internal")),
     ca_bundle=find_ca_bundle(),
+)
+
+AWS = UpstreamAccount(
+    "aws", "https://bedrock-runtime.eu-west-1.amazonaws.com", AwsSigning("eu-west-1", AwsSource.CHAIN)
 )
 
 
@@ -59,9 +65,10 @@ def test_checked_in_configuration_is_accepted(file: Path, tmp_path: Path) -> Non
         replace(SETTINGS, admin="127.0.0.1:9901"),
         replace(SETTINGS, listen_host="::", listen_port=0),
         replace(SETTINGS, limits=Limits(heap_bytes=1 << 30)),
+        replace(SETTINGS, accounts=(AWS,), chains=(Chain("twice", ("aws", "aws")),)),
         replace(SETTINGS, token_issuers=(TokenIssuer("https://idp", ("llm",), jwks_uri="https://idp:8443/jwks"),)),
     ],
-    ids=["one worker over TCP", "no account", "admin on a port", "any address", "bounded heap", "tokens"],
+    ids=["one worker over TCP", "no account", "admin on a port", "any address", "bounded heap", "AWS", "tokens"],
 )
 def test_every_form_of_settings_is_accepted(settings: EnvoySettings, tmp_path: Path) -> None:
     """The real Envoy loads what any valid settings render to, without a warning."""

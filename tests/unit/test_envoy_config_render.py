@@ -136,6 +136,7 @@ def test_server_and_configuration_agree_on_names() -> None:
     assert f"cluster_header: {messages.CLUSTER_HEADER}\n" in routes
     assert f"name: {messages.METER_HEADER}\n" in routes
     assert f"!response.code_details.startsWith('{messages.REFUSED_DETAILS[:8]}')" in routes
+    assert messages.SIGN_HEADER == contract.SIGN_HEADER
     assert (contract.CLAIMS_NAMESPACE, contract.CLAIMS_KEY) == (messages.JWT_NAMESPACE, messages.JWT_PAYLOAD)
 
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from ext_proc.policy.documents.common import region_problem, unique
 from ext_proc.policy.fields import Located, Problem, optional, required
 from ext_proc.policy.scalars import shown
+from ext_proc.policy.terms import AwsSource
 
 DEFAULT_ENDPOINTS: Mapping[str, str] = MappingProxyType(
     {
@@ -159,17 +160,36 @@ class Model(Located):
 class Credential(Located):
     """Where the provider's key is, never the key."""
 
-    written_as: ClassVar[str] = "{env: NAME} or {file: PATH}, never the secret itself"
+    written_as: ClassVar[str] = "{env: NAME}, {file: PATH} or {aws: SOURCE}, never the secret itself"
 
     env: str | None = optional("An environment variable of the sidecar.", example="OPENAI_API_KEY")
     file: str | None = optional("A mounted file, read again when it changes.", example="/etc/tollgate/openai.key")
     client: bool = optional("Whether each client brings a provider key of its own.", default=False, example="true")
+    aws: AwsSource | None = optional(
+        "Bedrock: Envoy signs each attempt (SigV4) with the AWS credentials of its `environment`, of `file` (in the "
+        "form of ~/.aws/credentials), or of the first place of AWS's own `chain` that has some.",
+        example="environment",
+    )
+    profile: str | None = optional("The profile in that file; `default` where left out.", example="bedrock")
 
     def problems(self) -> Iterator[Problem]:
         """One place, not two."""
+        if self.aws is not None:
+            yield from self._aws_problems(self.aws)
+            return
         if [self.env is not None, self.file is not None, self.client].count(True) != 1:
             cure = "write either {env: NAME} or {file: PATH}, or {client: true} where clients bring their own"
             yield ("", "names no single place of the secret", cure)
+        if self.profile is not None:
+            yield ("profile", "stands without an AWS credentials file", "write {aws: file, file: PATH, profile: NAME}")
+
+    def _aws_problems(self, source: AwsSource) -> Iterator[Problem]:
+        if self.env is not None or self.client:
+            yield ("aws", "is not the only credential", "write aws, or env, or client")
+        if (source is AwsSource.FILE) != (self.file is not None):
+            yield ("file", "goes with aws: file and with no other", "write {aws: file, file: PATH}")
+        if self.profile is not None and source is not AwsSource.FILE:
+            yield ("profile", "goes with aws: file only", "write {aws: file, file: PATH, profile: NAME}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +211,7 @@ class Account(Located):
         """The name can stand before a slash; the endpoint is one."""
         yield from _region_problems(self.region)
         yield from account_problems(self.name, self.provider, self.endpoint, self.models)
+        yield from signing_problems(self.provider, self.region, self.credential)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +241,7 @@ class ProviderDocument(Located):
         else:
             yield from _region_problems(self.region)
             yield from account_problems(self.name, self.provider, self.endpoint, self.models)
+            yield from signing_problems(self.provider, self.region, self.credential)
 
     def all_accounts(self) -> tuple[Account, ...]:
         """The accounts, whichever way they are written."""
@@ -264,3 +286,17 @@ def account_problems(name: str, provider: str, endpoint: str | None, models: tup
         yield ("endpoint", f"{shown(endpoint)} is no base URL", "write http(s)://host[:port][/path]")
     elif parts.username or parts.password:
         yield ("endpoint", "carries a credential", "use credential: {env: NAME} or {file: PATH}")
+
+
+def signing_problems(provider: str, region: str | None, credential: Credential | None) -> Iterator[Problem]:
+    """What is wrong with an account whose requests are to be signed."""
+    if credential is None or credential.aws is None:
+        return
+    if provider != "bedrock":
+        yield (
+            "credential.aws",
+            f"signs requests, and {provider} wants none signed",
+            "write {env: NAME} or {file: PATH}",
+        )
+    elif region is None:
+        yield ("region", "is missing, and a signature is for one region", "add region, as in us-east-1")
