@@ -21,6 +21,7 @@ CONTENT_TYPES = {
     ".json": "application/json",
     ".sse": "text/event-stream; charset=utf-8",
     ".bin": "application/vnd.amazon.eventstream",
+    ".mp3": "audio/mpeg",
 }
 
 CASES = sorted(

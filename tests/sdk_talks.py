@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import anthropic
@@ -52,6 +53,10 @@ def _plain(value: Any) -> Any:
 SCHEMA = {"type": "object", "properties": {"place": {"type": "string"}, "days": {"type": "integer"}}}
 SAY = [{"role": "user", "content": "How is the weather in Zürich?"}]
 FUNCTION = {"type": "function", "function": {"name": "weather", "description": "A forecast.", "parameters": SCHEMA}}
+
+
+PICTURE = ("lake.png", b"\x89PNG\r\n--not-a-boundary\r\n" * 9, "image/png")
+RECORDING = ("speech.wav", b"RIFF\x24\x3e\x00\x00WAVEfmt " + bytes(12) + (32_000).to_bytes(4, "little") + bytes(16_000))
 
 
 def _openai(url: str, headers: Mapping[str, str]) -> openai.OpenAI:
@@ -98,6 +103,36 @@ def openai_completions(*, stream: bool) -> Callable[[str, Mapping[str, str]], Se
 def openai_embeddings(url: str, headers: Mapping[str, str]) -> Seen:
     with _openai(url, headers) as client:
         return [client.embeddings.create(model="text-embedding-3-small", input=["one", "two"])]
+
+
+def openai_images(*, stream: bool, edit: bool = False) -> Callable[[str, Mapping[str, str]], Seen]:
+    def hold(url: str, headers: Mapping[str, str]) -> Seen:
+        with _openai(url, headers) as client:
+            make: Any = client.images.edit if edit else client.images.generate
+            more: dict[str, Any] = {"image": [PICTURE, PICTURE]} if edit else {"n": 1 if stream else 2}
+            if stream:
+                more |= {"partial_images": 2}
+            made = make(
+                model="gpt-image-1.5", prompt="A lighthouse — at dusk.", size="1024x1024", stream=stream, **more
+            )
+            return _events(made, stream=stream)
+
+    return hold
+
+
+def openai_transcriptions(*, stream: bool, model: str) -> Callable[[str, Mapping[str, str]], Seen]:
+    def hold(url: str, headers: Mapping[str, str]) -> Seen:
+        with _openai(url, headers) as client:
+            create: Any = client.audio.transcriptions.create
+            made = create(model=model, file=RECORDING, prompt="Grüezi", stream=stream)
+            return _events(made, stream=stream)
+
+    return hold
+
+
+def openai_speech(url: str, headers: Mapping[str, str]) -> Seen:
+    with _openai(url, headers) as client:
+        return [client.audio.speech.create(model="tts-1", voice="alloy", input="Grüezi mitenand.").content.hex()]
 
 
 def anthropic_messages(*, stream: bool, **more: Any) -> Callable[[str, Mapping[str, str]], Seen]:
@@ -243,6 +278,36 @@ TALKS: tuple[Talk, ...] = (
         model="openai-main/gpt-3.5-turbo-instruct",
     ),
     Talk("openai-embeddings", openai_embeddings, {"input": 500}, 500 * 20, "openai-main/text-embedding-3-small"),
+    *_both(
+        "openai-images",
+        openai_images,
+        {"input": 50, "output": 0, "image_out": 2_000},
+        50 * 5_000 + 2_000 * 32_000,
+        model="openai-main/gpt-image-1.5",
+    ),
+    *_both(
+        "openai-image-edits",
+        openai_images,
+        {"input": 50, "output": 0, "image_in": 700, "image_out": 2_000},
+        50 * 5_000 + 700 * 8_000 + 2_000 * 32_000,
+        model="openai-main/gpt-image-1.5",
+        edit=True,
+    ),
+    *_both(
+        "openai-transcriptions",
+        partial(openai_transcriptions, model="gpt-4o-transcribe"),
+        {"input": 20, "audio_in": 500, "output": 80},
+        20 * 2_500 + 500 * 6_000 + 80 * 10_000,
+        model="openai-main/gpt-4o-transcribe",
+    ),
+    Talk(
+        "openai-transcriptions-by-length",
+        openai_transcriptions(stream=False, model="whisper-1"),
+        {"output": 80, "audio_ms": 12_500},
+        12_500 * 100,  # $0.006 a minute
+        "openai-main/whisper-1",
+    ),
+    Talk("openai-speech", openai_speech, {"audio_out": 30}, 16 * 15_000, "openai-main/tts-1"),
     *_both(
         "anthropic-thinking",
         anthropic_messages,

@@ -43,6 +43,9 @@ class BaseDialect:
     operation: str = "chat"
     default_account: str
     shape: ResponseShape
+    units: frozenset[str] = frozenset()
+    input_kind: str = "input_uncached"  # what input and output are where they have to be estimated
+    output_kind: str = "output"
     speaks_json: bool = True  # plain JSON and server-sent events, in one shape for all models
     path_model: re.Pattern[str] | None = None  # where the path names the model: the group `model`
 
@@ -56,8 +59,9 @@ class BaseDialect:
         """Whether Envoy's own parsers can read what its answers report."""
         return self.speaks_json and self.shape.table.is_native
 
-    def read_request(self, body: bytes, *, path: str = "") -> RequestFacts:
+    def read_request(self, body: bytes, *, path: str = "", content_type: str | None = None) -> RequestFacts:
         """Parse a request body. Raises `DialectError` naming the field and the cure."""
+        del content_type  # JSON is JSON, whatever the header says
         facts = self.facts(jsonbody.parse(body), path)
         kinds = INPUT_KINDS if facts.external_inputs else _TEXT_KINDS
         if b"\\u" not in body:  # an escape could hide what follows is looked for

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from ext_proc.dialects.usage_paths import UsageTable
 from ext_proc.pricing.price import INPUT_KINDS
-from ext_proc.pricing.usage import Usage
+from ext_proc.pricing.usage import NO_USAGE, Usage
 from ext_proc.refusal import Refusal
 
 
@@ -24,6 +24,8 @@ class RequestFacts:
     a byte-level BPE never yields more tokens than that. `overhead_tokens` bounds what the provider adds per message and
     tool. `external_inputs` counts content that is not in the body (image and file URLs or ids, stored prompts,
     `previous_response_id`), whose tokens no byte count bounds; inline media (base64) count here too.
+    Where the answer is not text, `output_limit` is what it will probably take, `estimated` says so, and it cannot be
+    shortened.
     """
 
     model: str
@@ -38,6 +40,8 @@ class RequestFacts:
     service_tier: str | None = None  # as asked for; the response says which one served
     input_kinds: frozenset[str] = INPUT_KINDS  # the rates its input can be billed at: what a hold must assume
     geo: str | None = None  # where it asks to be served, where that has a price
+    units: Usage = NO_USAGE  # what the request itself tells of the units it is billed by: `UNITS` of pricing.usage
+    estimated: frozenset[str] = frozenset()  # kinds of usage that nothing in the request or at the provider bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +132,26 @@ class Dialect(Protocol):
         """Which JSON path of a response feeds which count: Envoy's native filters are generated from it."""
         ...
 
-    def read_request(self, body: bytes, *, path: str = "") -> RequestFacts:
+    @property
+    def units(self) -> frozenset[str]:
+        """The units that it counts besides tokens (`UNITS` of pricing.usage)."""
+        ...
+
+    @property
+    def input_kind(self) -> str:
+        """The kind of usage that its input is where it has to be estimated: `input_uncached`, `audio_in`."""
+        ...
+
+    @property
+    def output_kind(self) -> str:
+        """The kind of usage that its output is where it has to be estimated: `output`, `image_out`, `audio_out`."""
+        ...
+
+    def read_request(self, body: bytes, *, path: str = "", content_type: str | None = None) -> RequestFacts:
         """Parse a request body. Raises `DialectError` naming the field and the cure.
 
-        `path` is the endpoint's upstream path: some APIs name the model there.
+        `path` is the endpoint's upstream path: some APIs name the model there. `content_type` is the header, for
+        bodies that are forms; None: the body has been read before, and is known to be what its header says.
         """
         ...
 

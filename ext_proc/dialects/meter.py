@@ -188,13 +188,45 @@ class SniffingMeter:
             start = chunk.lstrip()
             if not start and not end:
                 return chunk
-            is_json = start[:1] in {b"{", b"["}
-            self._meter = BodyMeter(self._shape) if is_json else SseMeter(self._shape, hide_usage=self._hide)
+            self._meter = self._meter_for(start[:1])
         return self._meter.feed(chunk, end=end)
 
     def reading(self) -> Reading:
         """What is known so far."""
         return self._meter.reading() if self._meter else Reading()
+
+    def _meter_for(self, first: bytes) -> Meter:
+        if first in {b"{", b"["}:
+            return BodyMeter(self._shape)
+        media = self._shape.media
+        if media and first not in {b"d", b"e", b":"}:
+            return MediaMeter(self._shape, next(iter(media.values())))
+        return SseMeter(self._shape, hide_usage=self._hide)
+
+
+class MediaMeter:
+    """A recording: its size tells about how many tokens it took. It is finished when its body is."""
+
+    __slots__ = ("_bytes", "_bytes_per_token", "_ended", "_shape")
+
+    def __init__(self, shape: ResponseShape, bytes_per_token: int) -> None:
+        self._shape = shape
+        self._bytes_per_token = bytes_per_token
+        self._bytes = 0
+        self._ended = False
+
+    def feed(self, chunk: bytes, *, end: bool) -> bytes:
+        """Take the next bytes; return them."""
+        self._bytes += len(chunk)
+        self._ended |= end
+        return chunk
+
+    def reading(self) -> Reading:
+        """What its size so far stands for."""
+        if not self._bytes:
+            return Reading(finished=self._ended)
+        usage = self._shape.usage_from_counts({"completion": -(-self._bytes // self._bytes_per_token)})
+        return Reading(usage=usage, finished=self._ended)
 
 
 class OpaqueMeter:
@@ -233,4 +265,6 @@ def _plain_meter(shape: ResponseShape, content_type: str, *, hide_usage: bool) -
         return SseMeter(shape, hide_usage=hide_usage)
     if media_type == "application/json" or media_type.endswith("+json"):
         return BodyMeter(shape)
+    if media_type in shape.media:
+        return MediaMeter(shape, shape.media[media_type])
     return SniffingMeter(shape, hide_usage=hide_usage)

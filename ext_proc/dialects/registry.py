@@ -15,7 +15,10 @@ from ext_proc.dialects.interface import Dialect, Endpoint
 from ext_proc.dialects.openai_chat import OpenAIChat
 from ext_proc.dialects.openai_completions import OpenAICompletions
 from ext_proc.dialects.openai_embeddings import OpenAIEmbeddings
+from ext_proc.dialects.openai_images import OpenAIImages
 from ext_proc.dialects.openai_responses import OpenAIResponses
+from ext_proc.dialects.openai_speech import OpenAISpeech
+from ext_proc.dialects.openai_transcriptions import OpenAITranscriptions
 from ext_proc.dialects.rerank import Rerank
 from ext_proc.dialects.usage_paths import UsageTable
 from ext_proc.dialects.vertex import VertexAnthropic, VertexGemini
@@ -23,13 +26,18 @@ from ext_proc.dialects.vertex import VertexAnthropic, VertexGemini
 BASE_PATHS = ("/api/llm/api/inference/openai", "/api/inference/openai", "/api/llm")
 """TrueFoundry's base paths, longest first: clients that come from there keep them."""
 
-_RERANK = Rerank()
+_RERANK, _IMAGES, _TRANSCRIPTIONS = Rerank(), OpenAIImages(), OpenAITranscriptions()
 
 _AT: dict[str, Dialect] = {
     "/v1/chat/completions": OpenAIChat(),
     "/v1/responses": OpenAIResponses(),
     "/v1/completions": OpenAICompletions(),
     "/v1/embeddings": OpenAIEmbeddings(),
+    "/v1/images/generations": _IMAGES,
+    "/v1/images/edits": _IMAGES,
+    "/v1/audio/transcriptions": _TRANSCRIPTIONS,
+    "/v1/audio/translations": _TRANSCRIPTIONS,
+    "/v1/audio/speech": OpenAISpeech(),
     "/v1/messages": AnthropicMessages(),
     "/v1/messages/count_tokens": AnthropicCountTokens(),
     "/v2/chat": CohereChat(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from json import JSONDecoder
 
 import orjson
@@ -71,6 +71,9 @@ class ResponseShape:
     body_text: tuple[bytes, ...] | None = None  # `text` for a plain body, where it differs from a stream's
     more_counts: Callable[[Mapping[str, object]], Mapping[str, int]] = lambda _: {}  # what no path can say
     parts: Callable[[Mapping[str, object]], tuple[Part, ...]] = lambda _: ()  # inferences that are billed one by one
+    media: Mapping[str, int] = field(
+        default_factory=dict
+    )  # bytes per token of recordings, by type, the usual one first
 
 
 class Tally:

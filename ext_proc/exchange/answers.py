@@ -120,6 +120,7 @@ def forward(
         learned_output=candidate.bounds.output_learned,
         prompt_bytes=candidate.telling_bytes,
         traffic="" if inject else candidate.traffic,
+        units=candidate.units,
     )
     member = lead.option.member if not downgraded else None
     sent = outgoing(

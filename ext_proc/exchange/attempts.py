@@ -139,6 +139,7 @@ class Held:
             learned_output=candidate.bounds.output_learned,
             prompt_bytes=candidate.telling_bytes,
             traffic="" if inject else candidate.traffic,
+            units=candidate.units,
         )
         sent = outgoing(
             self.proposal.dialect,

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ext_proc.dialects import registry
-from ext_proc.dialects.interface import Reading
+from ext_proc.dialects.interface import Dialect, Reading
 from ext_proc.exchange.bounds import CHARGE_BYTES_PER_TOKEN_MILLI, TOKENS_PER_SECOND, tokens_of
 from ext_proc.exchange.calibration import NOTHING, Learned
 from ext_proc.exchange.compact import compact
@@ -27,13 +27,14 @@ from ext_proc.exchange.events import EndRecord, ResponseHead
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.ledger.ids import minted_us
 from ext_proc.ledger.interface import Basis, Charge, Resolution
-from ext_proc.pricing.usage import Usage
+from ext_proc.pricing.usage import NO_USAGE, NOT_TOKENS, UNITS, USAGE_FIELDS, Usage
 
 EVENT_BYTES_PER_TOKEN_MILLI = 200_000
 """Bytes of an event stream per token where only the byte count is known, in thousandths: a chunk of the OpenAI dialect
 carries about one token in 200 to 250 bytes."""
 
 _ERROR = 400
+_TOKENS = tuple(name for name in USAGE_FIELDS if name not in NOT_TOKENS)
 
 
 def by_reading(
@@ -56,8 +57,16 @@ def by_reading(
             usage = replace(usage, output=max(usage.output, _passed(reading, learned)))
             return _settle(ticket, usage, basis, ending)
         return _settle_reported(ticket, usage, reading, ending)
-    known = usage if usage is not None else Usage(input_uncached=ticket.input_tokens)
-    return _settle(ticket, replace(known, output=max(1, _passed(reading, learned))), Basis.ESTIMATED, ending)
+    known = usage if usage is not None else Usage()
+    if not known.input_tokens:
+        known = replace(known, input_uncached=ticket.input_tokens)
+    if registry.dialect(ticket.dialect).output_kind == "output":
+        written = max(1, known.output, _passed(reading, learned))
+    else:  # no text that passed would tell
+        written = known.output if known.output_tokens else ticket.output_limit
+    exact = usage is not None and reading.finished and not ticket.price.bills(_TOKENS)  # the request told the units
+    basis = Basis.REPORTED if exact else Basis.ESTIMATED
+    return _settle(ticket, replace(known, output=written), basis, ending)
 
 
 def by_record(ticket: Ticket, record: EndRecord, learned: Learned = NOTHING) -> Resolution:
@@ -113,7 +122,7 @@ def _settle_reported(ticket: Ticket, usage: Usage, reading: Reading, ending: dic
 
 
 def _is_billed(usage: Usage | None) -> bool:
-    return usage is not None and bool(usage.input_tokens or usage.output_tokens)
+    return usage is not None and bool(usage.input_tokens or usage.output_tokens or usage.audio_ms)
 
 
 def by_failure(
@@ -158,6 +167,9 @@ def _within_limit(ticket: Ticket, output_tokens: int) -> int:
 def _settle(
     ticket: Ticket, usage: Usage, basis: Basis, ending: dict[str, object], *, parts: tuple[Usage, ...] = ()
 ) -> Resolution:
+    usage = _with_units(usage, ticket)
+    if basis is Basis.ESTIMATED:
+        usage = _of_its_kind(usage, registry.dialect(ticket.dialect))
     if ticket.price.counts_time and isinstance(served_ms := ending["duration_ms"], int):
         usage = replace(usage, served_ms=served_ms)
     priced = usage if usage.requests else replace(usage, requests=1)
@@ -168,6 +180,26 @@ def _settle(
         requests=1,
     )
     return Resolution(ticket.hold_id, charge, basis, _detail(ticket, usage, ending))
+
+
+def _of_its_kind(usage: Usage, dialect: Dialect) -> Usage:
+    """Estimates are of text; an image or a recording has rates of its own."""
+    kinds = (("input_uncached", dialect.input_kind), ("output", dialect.output_kind))
+    for text, kind in kinds:
+        count = getattr(usage, text)
+        if kind != text and count:
+            usage = replace(usage, **{text: 0, kind: getattr(usage, kind) + count})
+    return usage
+
+
+def _with_units(usage: Usage, ticket: Ticket) -> Usage:
+    """The units that the request told of, where they have a price and the answer does not tell."""
+    told = ticket.units
+    if told is NO_USAGE:
+        return usage
+    billed = [name for name in UNITS if ticket.price.bills((name,)) and not getattr(usage, name)]
+    missing = {name: count for name in billed if (count := getattr(told, name))}
+    return replace(usage, **missing) if missing else usage
 
 
 def _release(ticket: Ticket, *, requests: int, ending: dict[str, object]) -> Resolution:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from ext_proc.dialects.interface import RequestFacts
 from ext_proc.exchange.bounds import TokenBounds, bound
 from ext_proc.exchange.calibration import PROMPT_BYTES_MIN, traffic_of
+from ext_proc.exchange.errors import UnboundedError
 from ext_proc.exchange.targets import Target
 from ext_proc.exchange.terms import Terms
 from ext_proc.ledger.amounts import amount
@@ -19,6 +20,7 @@ from ext_proc.policy.snapshot import (
     OnInsufficient,
     OnStoreFailure,
 )
+from ext_proc.pricing.usage import NO_USAGE, UNITS, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Candidate:
     sets_limit: bool  # the bound is written into the request, which names none of its own
     input_kinds: frozenset[str]  # the rates its input can be billed at
     geo: str | None = None  # where it asks to be served
+    units: Usage = NO_USAGE  # what it is billed by besides tokens, as far as the request tells
     traffic: str = ""  # which requests' outputs it is one of; "": a limit bounds its output
     constraining: tuple[MatchedRule, ...] = ()
     after: MatchedRule | None = None
@@ -117,7 +120,10 @@ def on_store_failure(candidate: Candidate) -> OnStoreFailure:
 
 @dataclass(frozen=True, slots=True)
 class HeldRates:
-    """The dearest way each part of a request can be billed, in pico-dollars: what a hold assumes."""
+    """The dearest way each part of a request can be billed, in pico-dollars: what a hold assumes.
+
+    `request` is what it costs besides its tokens.
+    """
 
     input: int
     output: int
@@ -130,7 +136,7 @@ def held_rates(candidate: Candidate) -> HeldRates:
     return HeldRates(
         price.dearest_input_rate(input_tokens, candidate.input_kinds),
         price.dearest_output_rate(input_tokens),
-        price.dearest_request_rate(),
+        price.dearest_request_rate() + price.units_picodollars(candidate.units),
     )
 
 
@@ -199,6 +205,8 @@ def candidate(target: Target, facts: RequestFacts, match: MatchFacts, terms: Ter
     deciding = [rule for rule in rules if rule.deciding]
     strict = any(rule.strict for rule in deciding)
     output_cap = terms.snapshot.output_cap(match)
+    if any(_is_unbounded(rule, facts, target) for rule in deciding):
+        raise UnboundedError
     default_output_tokens = terms.snapshot.settings.default_output_tokens
     # What must not be exceeded is written into a request that names no limit of its own.
     sets_limit = facts.output_limit is None and (strict or output_cap is not None)
@@ -208,13 +216,26 @@ def candidate(target: Target, facts: RequestFacts, match: MatchFacts, terms: Ter
         facts,
         strict=strict,
         default_output_tokens=default_output_tokens if output_cap is None else output_cap,
-        min_output_tokens=_min_output_tokens(deciding),
+        min_output_tokens=None if facts.estimated else _min_output_tokens(deciding),
         context_window=terms.prices.context_window(target.account.provider, target.model),
         learned=terms.calibration.held(target.name, traffic, default_output_tokens),
     )
     price = target.price.asked_for(facts.service_tier)
     priced = target if price is target.price else replace(target, price=price)
-    return Candidate(priced, rules, bounds, sets_limit, facts.input_kinds, facts.geo, traffic)
+    return Candidate(priced, rules, bounds, sets_limit, facts.input_kinds, facts.geo, facts.units, traffic)
+
+
+def _is_unbounded(rule: MatchedRule, facts: RequestFacts, target: Target) -> bool:
+    """Whether a strict rule counts what is only estimated."""
+    if not rule.strict or not facts.estimated:
+        return False
+    match rule.account.measure:
+        case Measure.COST:
+            return target.price.bills(facts.estimated)
+        case Measure.REQUESTS | Measure.CONCURRENT:
+            return False
+        case _:
+            return not facts.estimated <= UNITS
 
 
 def _min_output_tokens(deciding: list[MatchedRule]) -> int | None:

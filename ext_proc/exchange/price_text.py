@@ -33,6 +33,9 @@ _CODES = {
     "searches": "s",
     "requests": "q",
     "served_ms": "m",
+    "audio_ms": "am",
+    "characters": "ch",
+    "images": "im",
 }
 _NAMES = {code: name for name, code in _CODES.items()}
 

@@ -147,7 +147,8 @@ def understand(
     if encoding not in {"", "identity"}:
         return refused.encoded(encoding)
     try:
-        facts = endpoint.dialect.read_request(body, path=endpoint.upstream_path)
+        content_type = head.first.get("content-type", "")
+        facts = endpoint.dialect.read_request(body, path=endpoint.upstream_path, content_type=content_type)
     except DialectError as error:
         return refused.invalid(
             RefusalType.INVALID_REQUEST, f"{error.field}: {error.problem}", "Correct the request body and resend it."

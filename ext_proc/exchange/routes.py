@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from ext_proc.dialects import jsonbody
 from ext_proc.dialects.errors import DialectError
+from ext_proc.dialects.form import FormDocument
 from ext_proc.dialects.interface import Endpoint, RequestFacts
 from ext_proc.exchange import request_refusals as refused
 from ext_proc.exchange.chain import Limits
@@ -121,8 +122,8 @@ def route(
 
 def facts_for(member: Member | None, facts: RequestFacts, endpoint: Endpoint) -> RequestFacts:
     """The request as this member gets it: bounded as it will be sent, with the parameters that the member overrides."""
-    if member is None or not member.override_params:
-        return facts
+    if member is None or not member.override_params or isinstance(facts.document, FormDocument):
+        return facts  # a form is sent as it came
     body = jsonbody.dump({**facts.document, **member.override_params})
     try:
         return endpoint.dialect.read_request(body, path=endpoint.upstream_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ext_proc.dialects import jsonbody
+from ext_proc.dialects.form import FormDocument
 from ext_proc.dialects.interface import Dialect, RequestFacts, Rewrite
 from ext_proc.exchange.targets import Target
 from ext_proc.exchange.terms import upstream_path
@@ -38,7 +39,7 @@ def outgoing(
         provider=target.account.provider,
     )
     body = dialect.rewrite(facts, rewrite)
-    if body is None and overridden:
+    if body is None and overridden and not isinstance(facts.document, FormDocument):
         body = jsonbody.dump(facts.document)
     named = path if target.model == facts.model else dialect.path_for(path, target.model)
     return Outgoing(upstream_path(target.account, named), body)

@@ -110,7 +110,8 @@ class Settlement:
             return State.READING, passed
         reading = self._meter.reading()
         resolution = self._charged(self._head, reading, chunk.now_us, cut=False)
-        missing = reading.usage is None and resolution.basis is Basis.ESTIMATED
+        told = reading.output_known or (reading.usage is not None and reading.usage.output_tokens)
+        missing = not told and resolution.basis is Basis.ESTIMATED
         return State.RESOLVED, (*passed, Resolve(self.ticket, resolution, missing))
 
     def _on_cut(self, ended: StreamEnded) -> tuple[State, tuple[SettlementEffect, ...]]:

@@ -61,7 +61,7 @@ def resolve_target(model: str, dialect: Dialect, terms: Terms, now_us: int) -> T
     if not speaks(account.provider, dialect.name):
         why = f"account '{account.name}' does not speak {dialect.name}"
         return refused.unknown_model(model, why, terms.accounts)
-    return _priced(account, name, terms, now_us)
+    return _priced(account, name, dialect, terms, now_us)
 
 
 def cheaper_target(target: Target, dialect: Dialect, match: MatchFacts, terms: Terms, now_us: int) -> Target | None:
@@ -77,11 +77,11 @@ def cheaper_target(target: Target, dialect: Dialect, match: MatchFacts, terms: T
     return None if needs_another_key else cheaper
 
 
-def _priced(account: ProviderAccount, model: str, terms: Terms, now_us: int) -> Target | Refusal:
+def _priced(account: ProviderAccount, model: str, dialect: Dialect, terms: Terms, now_us: int) -> Target | Refusal:
     price = terms.prices.price(account.provider, model, now_us, account=account.name)
-    if price is not None:
+    if price is not None and price.is_countable(dialect.units):
         return Target(account, model, price)
-    declared = any(entry.name == model for entry in account.models)
+    declared = price is not None or any(entry.name == model for entry in account.models)
     rule = terms.snapshot.settings.unpriced
     name = f"{account.name}/{model}"
     if rule is None and not declared:
@@ -91,7 +91,7 @@ def _priced(account: ProviderAccount, model: str, terms: Terms, now_us: int) -> 
         case Unpriced.REFUSE:
             return refused.unpriced(name)
         case Unpriced.CEILING:
-            ceiling = terms.prices.ceiling(account.provider, now_us, account=account.name)
+            ceiling = terms.prices.ceiling(account.provider, now_us, account=account.name, units=dialect.units)
             return Target(account, model, ceiling, unpriced=True)
         case Unpriced.FREE:
             return Target(account, model, FREE, unpriced=True)

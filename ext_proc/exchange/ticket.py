@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ext_proc.exchange.compact import compact
 from ext_proc.exchange.price_text import decode_price, encode_price
 from ext_proc.pricing.price import Price
+from ext_proc.pricing.usage import NO_USAGE, Usage
 
 NAMESPACE = "tollgate"
 """The dynamic metadata namespace of the id, the worker's name and the ticket: forwarded to meter and logged."""
@@ -53,6 +54,7 @@ class Ticket:
     learned_input: bool = False  # the input held was computed from what earlier requests have taught
     learned_output: bool = False
     prompt_bytes: int = 0  # 0: its input teaches nothing, for not all of it is text
+    units: Usage = NO_USAGE  # what the request told of the units it is billed by
     traffic: str = ""  # which requests its output teaches about; "": none, for a limit bounds it
 
     def encode(self) -> str:
@@ -77,6 +79,7 @@ class Ticket:
             self.prompt_bytes,
             self.traffic,
             self.verdict_rule[:MAX_LABEL_CHARS],
+            *([] if self.units is NO_USAGE else [self.units.counts()]),
         ]
         return compact(fields)
 
@@ -92,7 +95,8 @@ class Ticket:
         """Read `encode`'s form. Raises ValueError where it is not one."""
         try:
             hold_id, dialect, operation, requested, target, price, input_tokens, output_limit, *rest = json.loads(text)
-            verdict, flags, labels, would_refuse, would_downgrade, began_ms, prompt_bytes, traffic, verdict_rule = rest
+            verdict, flags, labels, would_refuse, would_downgrade, began_ms, prompt_bytes, traffic, *rest = rest
+            verdict_rule, *units = rest
             return cls(
                 hold_id=hold_id,
                 dialect=dialect,
@@ -116,6 +120,7 @@ class Ticket:
                 learned_output=bool(flags & 32),
                 prompt_bytes=prompt_bytes,
                 traffic=traffic,
+                units=Usage(**units[0]) if units else NO_USAGE,
             )
         except (TypeError, KeyError, IndexError) as error:
             raise ValueError(f"not a ticket: {text[:80]!r}") from error

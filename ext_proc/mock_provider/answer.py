@@ -10,6 +10,7 @@ from itertools import pairwise
 import orjson
 
 from ext_proc.mock_provider.behavior import Behavior, Reset
+from ext_proc.mock_provider.openai_audio import RECORDING_TYPE, OpenAISpeech
 from ext_proc.mock_provider.shape import Call, Shape, StreamEvent
 
 _GZIP = 16 + zlib.MAX_WBITS
@@ -42,6 +43,8 @@ def answer_for(shape: Shape, call: Call) -> Answer:
         message = f"The mock provider was told to answer {behavior.status}."
         body = shape.error(behavior.status, message) if behavior.body is None else behavior.body
         return _plain(shape, call, _body_bytes(body))
+    if isinstance(shape, OpenAISpeech):
+        return _plain(shape, call, shape.recording(call), RECORDING_TYPE)
     if call.document.get("stream") is True:
         return _streamed(shape, call)
     return _plain(shape, call, orjson.dumps(shape.plain(call)))
@@ -64,9 +67,9 @@ def _body_bytes(body: object) -> bytes:
     return body.encode("utf-8", "replace") if isinstance(body, str) else orjson.dumps(body)
 
 
-def _plain(shape: Shape, call: Call, body: bytes) -> Answer:
+def _plain(shape: Shape, call: Call, body: bytes, content_type: str = "application/json") -> Answer:
     behavior = call.behavior
-    headers = _headers(shape, call, "application/json")
+    headers = _headers(shape, call, content_type)
     if behavior.gzip:
         body = zlib.compress(body, wbits=_GZIP)
     parts = behavior.chunks if _is_paced(behavior) else 1

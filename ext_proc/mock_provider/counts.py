@@ -33,6 +33,9 @@ class Counts:
     reasoning: int = 0  # part of output
     audio_in: int = 0
     audio_out: int = 0
+    image_in: int = 0
+    image_out: int = 0
+    audio_ms: int = 0  # the length of a recording, where it is billed by that
     searches: int = 0
 
 

@@ -28,11 +28,14 @@ from ext_proc.mock_provider.cohere_chat import CohereChat
 from ext_proc.mock_provider.counts import HEADER as USAGE_HEADER
 from ext_proc.mock_provider.counts import counts_for
 from ext_proc.mock_provider.errors import MockRequestError
+from ext_proc.mock_provider.form import read_form
 from ext_proc.mock_provider.gemini import Gemini
 from ext_proc.mock_provider.models import anthropic_model, models, openai_model
+from ext_proc.mock_provider.openai_audio import OpenAISpeech, OpenAITranscriptions
 from ext_proc.mock_provider.openai_chat import OpenAIChat
 from ext_proc.mock_provider.openai_completions import OpenAICompletions
 from ext_proc.mock_provider.openai_embeddings import OpenAIEmbeddings
+from ext_proc.mock_provider.openai_images import OpenAIImageEdits, OpenAIImages
 from ext_proc.mock_provider.openai_responses import OpenAIResponses
 from ext_proc.mock_provider.recorder import Gates, Outcome, Received, Recorder
 from ext_proc.mock_provider.shape import Call, Shape
@@ -44,6 +47,10 @@ SHAPES: tuple[Shape, ...] = (
     OpenAIResponses(),
     OpenAICompletions(),
     OpenAIEmbeddings(),
+    OpenAIImages(),
+    OpenAIImageEdits(),
+    OpenAITranscriptions(),
+    OpenAISpeech(),
     Gemini(),
     BedrockConverse(),
     CohereChat(),
@@ -265,18 +272,24 @@ def _call(
     behavior: Behavior,
     number: int,
 ) -> Call:
-    try:
-        document = orjson.loads(body)
-    except ValueError as error:
-        raise MockRequestError(f"the body is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise MockRequestError("the body is not a JSON object")
+    content_type = request.headers.get("content-type", "")
+    document = read_form(content_type, body) if content_type.startswith("multipart/") else _json(body)
     shape, said = place
     document |= said
     shape.check(document)
     counts = counts_for(request.headers.get(USAGE_HEADER), document, shape.output_limit(document))
     digest = hashlib.blake2b(body, digest_size=8).hexdigest()
     return Call(document, counts, behavior, f"{digest}{number:08x}")
+
+
+def _json(body: bytes) -> dict[str, object]:
+    try:
+        document = orjson.loads(body)
+    except ValueError as error:
+        raise MockRequestError(f"the body is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise MockRequestError("the body is not a JSON object")
+    return document
 
 
 async def _read_body(request: web.BaseRequest) -> bytes:

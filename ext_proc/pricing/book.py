@@ -31,7 +31,7 @@ class PriceBook:
         self._catalogue = catalogue = catalogue or shipped()
         self._private = {account: dict(models) for account, models in (private or {}).items()}
         self._known: dict[tuple[str, str], Schedule | None] = {}
-        self._ceilings: dict[tuple[str, str, int], Price] = {}
+        self._ceilings: dict[tuple[str, str, frozenset[str], int], Price] = {}
         self._version = f"{catalogue.version}+{_digest(self._private)}" if self._private else catalogue.version
 
     @property
@@ -56,28 +56,29 @@ class PriceBook:
             schedule = self._known[key] = self._catalogue.schedule(provider, model)
         return schedule.at(at_us) if schedule is not None else None
 
-    def ceiling(self, provider: str, at_us: int, *, account: str = "") -> Price:
+    def ceiling(self, provider: str, at_us: int, *, account: str = "", units: frozenset[str] = frozenset()) -> Price:
         """The provider's dearest known price: of each kind of unit the highest rate any of its models has.
 
         Private prices of the account count too. Where neither is known (a self-hosted server with no price at all), the
-        dearest of the whole catalogue stands in: an unknown model is never cheap by being unknown.
+        dearest of the whole catalogue stands in: an unknown model is never cheap by being unknown. Only prices count
+        that can charge an API which counts these `units` besides tokens.
         """
-        key = (provider, account, at_us // _CEILING_HOLDS_US)
+        key = (provider, account, units, at_us // _CEILING_HOLDS_US)
         found = self._ceilings.get(key)
         if found is None:
             if len(self._ceilings) >= _CACHE_MAX:
                 self._ceilings.clear()
-            found = self._ceilings[key] = self._ceiling(provider, at_us, account)
+            found = self._ceilings[key] = self._ceiling(provider, at_us, account, units)
         return found
 
     def context_window(self, provider: str, model: str) -> int | None:
         """How many tokens a model reads at most, None where the catalogue does not say."""
         return self._catalogue.context_window(provider, model)
 
-    def _ceiling(self, provider: str, at_us: int, account: str) -> Price:
+    def _ceiling(self, provider: str, at_us: int, account: str, units: frozenset[str]) -> Price:
         known = [schedule for _, schedule in self._catalogue.all_schedules(provider)]
         known += self._private.get(account, {}).values()
-        prices = [price for schedule in known if (price := schedule.at(at_us))]
+        prices = [price for schedule in known if (price := schedule.at(at_us)) and price.is_countable(units)]
         if not prices:
             prices = [price for schedule in self._catalogue.whole() if (price := schedule.at(at_us))]
         rates = _dearest(tier.rates for price in prices for tier in price.tiers)

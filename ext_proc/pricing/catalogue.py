@@ -48,10 +48,15 @@ _SERVICE_DIMENSIONS = frozenset({"service_tier", "processing", "speed"})
 _PICO_PER_TOKEN = 1_000_000  # of $1 per million tokens
 _PICO_PER_UNIT = 1_000_000_000  # of $1 per thousand units
 
+_PICO_PER_HOUR_MS = Decimal(10**12) / 3_600_000  # of $1 per hour
+
 _ANTHROPIC_WRITE_5M = Decimal("1.25")
 _ANTHROPIC_WRITE_1H = 2
 
 _INPUT = "input_mtok"
+_BILLABLE = frozenset({_INPUT, "output_mtok", "requests_kcount", "input_audio_hours", "input_mchars"})
+"""Keys by which something can be charged at all."""
+
 _FALLBACKS: dict[str, tuple[str, ...]] = {
     "input_uncached": (_INPUT,),
     "cache_read": ("cache_read_mtok", _INPUT),
@@ -196,8 +201,8 @@ def _standard(prices: types.ModelPrice, *, free: bool) -> tuple[Tier, ...] | Non
     listed = {key: value for key, value in vars(prices).items() if value is not None}
     if not listed and not free:
         return None
-    if listed and not ({_INPUT, "output_mtok", "requests_kcount"} & listed.keys()):
-        return None  # billed by characters, pages or seconds: not by anything a token count prices
+    if listed and not (_BILLABLE & listed.keys()):
+        return None  # billed by pages or another unit that no API tells
     return _tiers(listed)
 
 
@@ -233,9 +238,11 @@ def _rates(listed: dict[str, Decimal]) -> Rates:
         reasoning=None if reasoning is None else _pico(reasoning, _PICO_PER_TOKEN),
         searches=_pico(listed.get("web_searches_kcount", Decimal(0)), _PICO_PER_UNIT),
         requests=_pico(listed.get("requests_kcount", Decimal(0)), _PICO_PER_UNIT),
+        audio_ms=_pico(listed.get("input_audio_hours", Decimal(0)), _PICO_PER_HOUR_MS),
+        characters=_pico(listed.get("input_mchars", Decimal(0)), _PICO_PER_TOKEN),
     )
 
 
-def _pico(dollars: Decimal, scale: int) -> int:
+def _pico(dollars: Decimal, scale: int | Decimal) -> int:
     """Integer pico-dollars. The few catalogue values finer than that are averages it computed itself: rounded."""
     return int((dollars * scale).quantize(Decimal(1), rounding=ROUND_HALF_UP))

@@ -12,8 +12,10 @@ from functools import lru_cache
 from typing import Self
 
 from ext_proc.pricing.usage import (
+    NO_USAGE,
     NOT_TOKENS,
     PICODOLLARS_PER_NANODOLLAR,
+    UNITS,
     USAGE_FIELDS,
     Rates,
     Usage,
@@ -78,6 +80,22 @@ class Price:
         """Whether nothing can ever be charged: such a model passes an exhausted cost budget."""
         listed = (*self.tiers, *(tier for _, tiers in self.service_tiers for tier in tiers))
         return all(not (getattr(tier.rates, name) or 0) for tier in listed for name in USAGE_FIELDS)
+
+    def bills(self, names: Collection[str]) -> bool:
+        """Whether any of these kinds of unit has a price."""
+        return any(getattr(tier.rates, name) for tier in self.tiers for name in names)
+
+    def is_countable(self, units: Collection[str]) -> bool:
+        """Whether an API that counts these of the units (`UNITS`), and tokens, can be charged by this price.
+
+        A price per minute of audio charges nothing for a chat.
+        """
+        first = self.tiers[0].rates
+        return (
+            bool(first.input_uncached or first.output)
+            or self.is_free
+            or self.bills([name for name in USAGE_FIELDS if name not in UNITS or name in units])
+        )
 
     def served_by(self, service_tier: str | None) -> Self:
         """The price of a service tier alone: what was asked for bounds a hold, what served prices the charge."""
@@ -159,6 +177,14 @@ class Price:
     def dearest_request_rate(self) -> int:
         """Pico-dollars of the dearest flat charge per request, the time before its first token included."""
         return max(tier.rates.requests + tier.rates.served_ms * HELD_MS_PER_REQUEST for tier in self.tiers)
+
+    def units_picodollars(self, units: Usage) -> int:
+        """What the units of a request cost that are known before it is answered, at the dearest of the tiers."""
+        if units is NO_USAGE:
+            return 0
+        listed = [(name, count) for name in UNITS if (count := getattr(units, name))]
+        dearest: int = max(sum(count * getattr(tier.rates, name) for name, count in listed) for tier in self.tiers)
+        return dearest
 
     def _reachable(self, input_tokens: int | None) -> list[Rates]:
         return [

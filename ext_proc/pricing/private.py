@@ -54,15 +54,14 @@ _TIER_KEYS = {
     "cache_read_tiers": "cache_read",
     "cache_write_tiers": "cache_write",
 }
-_UNIT_KEYS = {"per_request": "requests", "per_search": "searches"}
+_UNIT_KEYS = {"per_request": "requests", "per_search": "searches", "per_image": "images"}
+_SHARED_KEYS = {"per_minute_of_audio": ("audio_ms", 60_000), "per_million_characters": ("characters", 1_000_000)}
+"""Prices of many units together: the rate, and of how many."""
+
 _GPU = "per_gpu_hour"
-_TOP_KEYS = frozenset({"per_1000_tokens", "per_1000_embedding_tokens", "from", "tier_mode", _GPU, *_UNIT_KEYS})
-_NOT_METERED = {
-    "per_million_characters": "no API that is metered reports characters",
-    "per_minute_of_audio": "no API that is metered reports minutes (they report audio tokens: `audio_input`)",
-    "per_image": "no API that is metered reports images (they report image tokens: `image_output`)",
-}
-"""Kinds of price that exist, and why no charge can be made from them."""
+_TOP_KEYS = frozenset(
+    {"per_1000_tokens", "per_1000_embedding_tokens", "from", "tier_mode", _GPU, *_UNIT_KEYS, *_SHARED_KEYS}
+)
 
 _MS_PER_HOUR = 3_600_000
 
@@ -70,14 +69,13 @@ _MS_PER_HOUR = 3_600_000
 def private_price(cost: Mapping[str, object]) -> Schedule:
     """The price a `cost` entry sets, from its day on. Raises `PricingError` naming the field and the cure."""
     for key in cost:
-        if key in _NOT_METERED:
-            raise PricingError(key, f"cannot be charged, {_NOT_METERED[key]}; use a price per token, search or request")
         if key not in _TOP_KEYS:
             raise PricingError(key, f"is not a kind of price that is metered; those are {', '.join(sorted(_TOP_KEYS))}")
     mode = cost.get("tier_mode", "whole_request")
     if mode not in {"whole_request", "marginal"}:
         raise PricingError("tier_mode", f"is {mode!r}; it must be whole_request or marginal")
     units = {rate: _pico(cost[key], key, 1) for key, rate in _UNIT_KEYS.items() if key in cost}
+    units |= {rate: _shared_rate(cost[key], key, per) for key, (rate, per) in _SHARED_KEYS.items() if key in cost}
     if _GPU in cost:
         units["served_ms"] = _gpu_rate(_mapping(cost[_GPU], _GPU))
     tokens, field = _token_prices(cost)
@@ -96,6 +94,11 @@ def _gpu_rate(entry: Mapping[str, object]) -> int:
         raise PricingError(_GPU, "must have `rate` (dollars per GPU and hour), and may have `gpus`")
     per_hour = _pico(entry["rate"], f"{_GPU}.rate", 1) * gpus
     return (per_hour + _MS_PER_HOUR // 2) // _MS_PER_HOUR
+
+
+def _shared_rate(value: object, field: str, per: int) -> int:
+    """Pico-dollars of one unit, rounded: a dollar per minute is that to within a millionth."""
+    return (_pico(value, field, 1) + per // 2) // per
 
 
 def _token_prices(cost: Mapping[str, object]) -> tuple[Mapping[str, object], str]:

@@ -1,7 +1,7 @@
 """What `tollgate prices show | diff | lint` print: pure functions from price books to lines.
 
-A target is (account, provider, model). Rates are shown as dollars per million tokens (per thousand searches and
-requests, per hour of serving), which is how every price page writes them.
+A target is (account, provider, model). Rates are shown as dollars per million tokens or characters (per thousand
+searches and requests, per hour of serving, per minute of audio, per image), which is how every price page writes them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from ext_proc.pricing.usage import Rates
 
 Target = tuple[str, str, str]
 
-_PER_THOUSAND = frozenset({"searches", "requests"})
+_SHOWN_PER = {"searches": 1_000, "requests": 1_000, "audio_ms": 60_000, "images": 1}
+_TOKENS_SHOWN = 1_000_000
 _MS_PER_HOUR = 3_600_000
 _CENTS_OF_A_CENT = Decimal("0.0001")
 _LIKE = {
@@ -114,7 +115,7 @@ def _rates(rates: Rates) -> str:
 
 
 def _dollars(picodollars: int, name: str) -> str:
-    amount = Decimal(picodollars) / (10**9 if name in _PER_THOUSAND else 10**6)
+    amount = Decimal(picodollars * _SHOWN_PER.get(name, _TOKENS_SHOWN)) / 10**12
     if name == "served_ms":  # a rate per millisecond is rounded; per hour it shows
         amount = (Decimal(picodollars * _MS_PER_HOUR) / 10**12).quantize(_CENTS_OF_A_CENT)
     return f"${amount.normalize():f}"

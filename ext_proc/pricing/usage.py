@@ -35,6 +35,9 @@ class Usage:
     searches: int = 0
     requests: int = 0
     served_ms: int = 0  # how long the request was served; known only where a price asks for it
+    audio_ms: int = 0  # of recordings that were read, where they are billed by their length
+    characters: int = 0  # of text that was spoken, where it is billed by that
+    images: int = 0  # that were made, where they are billed one by one
 
     @property
     def input_tokens(self) -> int:
@@ -62,9 +65,14 @@ class Usage:
         return {name: value for name in USAGE_FIELDS if (value := getattr(self, name))}
 
 
+NO_USAGE = Usage()
+
 USAGE_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Usage))
 
-NOT_TOKENS = frozenset({"searches", "requests", "served_ms"})
+UNITS = frozenset({"audio_ms", "characters", "images"})
+"""What some models are billed by instead of tokens."""
+
+NOT_TOKENS = UNITS | {"searches", "requests", "served_ms"}
 """What is counted per answer, whatever it was made of."""
 
 
@@ -100,6 +108,9 @@ class Rates:
     searches: int = 0
     requests: int = 0
     served_ms: int = 0
+    audio_ms: int = 0
+    characters: int = 0
+    images: int = 0
 
 
 def picodollars(usage: Usage, rates: Rates) -> int:

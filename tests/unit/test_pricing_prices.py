@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -104,8 +105,8 @@ def test_one_hour_writes_of_a_claude_without_a_rate_for_them_cost_twice_the_inpu
         ("openai", "gpt-nope"),
         ("openai-compatible", "gpt-4o"),
         ("no-such-provider", "gpt-4o"),
-        ("openai", "tts-1"),
-        ("openai", "whisper-1"),
+        ("mistral", "mistral-ocr-2503"),
+        ("openai", "gpt-realtime-whisper"),
         ("cerebras", "qwen-3-coder-480b"),
     ],
 )
@@ -293,9 +294,9 @@ def test_a_hold_assumes_only_what_the_request_can_reach() -> None:
         ({"per_gpu_hour": {"gpus": 2}}, "per_gpu_hour"),
         ({"per_gpu_hour": {"rate": 2.5, "gpus": 0}}, "per_gpu_hour.gpus"),
         ({"per_gpu_hour": {"rate": -1}}, "per_gpu_hour.rate"),
-        ({"per_request": 1, "per_image": 0.04}, "per_image"),
-        ({"per_request": 1, "per_minute_of_audio": 0.006}, "per_minute_of_audio"),
-        ({"per_request": 1, "per_million_characters": 15}, "per_million_characters"),
+        ({"per_image": -1}, "per_image"),
+        ({"per_minute_of_audio": "long"}, "per_minute_of_audio"),
+        ({"per_million_characters": None}, "per_million_characters"),
     ],
 )
 def test_a_private_price_that_is_unclear_is_refused_by_name(cost: dict[str, Any], field: str) -> None:
@@ -317,6 +318,42 @@ def test_gpu_hours_are_charged_by_the_millisecond() -> None:
     assert price.charge_nanodollars(Usage(input_uncached=9, output=9, requests=1, served_ms=1_500)) == 1_500 * 4_000
     assert price.dearest_request_rate() == 1_000 * 4_000_000
     assert price.dearest_output_rate() == 17 * 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("cost", "usage", "nanodollars"),
+    [
+        ({"per_minute_of_audio": "0.006"}, Usage(audio_ms=90_500), 9_050_000),  # 90.5 s × $0.006 ÷ 60 s
+        ({"per_million_characters": 15}, Usage(characters=1_234), 18_510_000),  # 1,234 × $15 ÷ 1,000,000
+        ({"per_image": "0.04", "per_request": "0.01"}, Usage(images=3, requests=1), 130_000_000),
+    ],
+)
+def test_audio_characters_and_images_are_charged_by_their_units(
+    cost: dict[str, Any], usage: Usage, nanodollars: int
+) -> None:
+    """A price per unit charges the units, to the nano-dollar, and nothing for tokens."""
+    price = private_price(cost).at(NOW)
+
+    assert price is not None
+    assert price.charge_nanodollars(replace(usage, input_uncached=500, output=500)) == nanodollars
+    assert price.units_picodollars(usage) // 1_000 in {nanodollars, nanodollars - 10_000_000}
+    assert not price.bills({"output", "image_out"})
+
+
+def test_public_prices_by_the_hour_and_by_characters_are_known() -> None:
+    """Whisper costs $0.006 a minute, tts-1 $15 a million characters; a realtime product's hours are none of ours."""
+    assert public("openai", "whisper-1").charge_nanodollars(Usage(audio_ms=60_000)) == 6_000_000
+    assert public("openai", "tts-1").charge_nanodollars(Usage(characters=1_000)) == 15_000_000
+    assert PriceBook().price("openai", "gpt-live-transcribe", NOW) is None
+
+
+def test_a_price_of_other_units_does_not_make_a_chat_free() -> None:
+    """An API that counts no audio cannot be charged by the minute: its model counts as unpriced."""
+    whisper = public("openai", "whisper-1")
+
+    assert not whisper.is_countable(())
+    assert whisper.is_countable({"audio_ms"})
+    assert public("openai", "gpt-4o").is_countable(())
 
 
 def test_each_inference_of_an_answer_is_in_a_tier_by_itself() -> None:
