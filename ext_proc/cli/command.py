@@ -26,6 +26,7 @@ COMMANDS: dict[str, Command] = {
         Command("serve", "ext_proc.cli.serve", "run the sidecar alone, beside an Envoy that someone else runs"),
         Command("check", "ext_proc.cli.check", "validate a policy set"),
         Command("explain", "ext_proc.cli.explain", "say what would happen to one request, and why"),
+        Command("envoy", "ext_proc.cli.envoy", "render Envoy's configuration for a policy set, or let an Envoy drain"),
         Command("schema", "ext_proc.cli.schema", "print the JSON Schema of policy documents, or their reference page"),
         Command("prices", "ext_proc.cli.prices", "show, compare and check the prices of a policy set's models"),
         Command("tags", "ext_proc.cli.tags", "print the tag glossary of a policy set, with owners"),

@@ -1,14 +1,19 @@
-"""`python -m ext_proc.envoy_config examples | render | drain`: what deployments run."""
+"""`python -m ext_proc.envoy_config examples | render | drain`: what deployments run.
+
+`tollgate envoy` has the last two.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TypeAlias
 
+from ext_proc.envoy_config.binary import validate
 from ext_proc.envoy_config.bootstrap import render
 from ext_proc.envoy_config.drain import drain
-from ext_proc.envoy_config.errors import EnvoyConfigError
+from ext_proc.envoy_config.errors import EnvoyConfigError, EnvoyNotFoundError
 from ext_proc.envoy_config.from_policies import chains, token_issuers, upstream_accounts, worker_endpoints
 from ext_proc.envoy_config.parts import address
 from ext_proc.envoy_config.settings import EnvoySettings, find_ca_bundle
@@ -21,13 +26,15 @@ from ext_proc.server.settings import Metering
 HEADING = "# Rendered by `python -m ext_proc.envoy_config examples`; a test holds the two together. Do not edit.\n"
 ADMIN_SOCKET = f"unix:{RUN_DIRECTORY}/envoy-admin.sock"
 
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  (it has no public name)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status; what went wrong stands on stderr."""
     args = _parser().parse_args(arguments)
     try:
         status: int = args.run(args)
-    except (EnvoyConfigError, PolicySetError) as error:
+    except (EnvoyConfigError, EnvoyNotFoundError, PolicySetError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return status
@@ -41,6 +48,12 @@ def _parser() -> argparse.ArgumentParser:
     examples.add_argument("directory", type=Path, nargs="?", default=Path("envoy"), help="default: envoy")
     examples.set_defaults(run=_examples)
 
+    add_commands(commands)
+    return parser
+
+
+def add_commands(commands: Subparsers) -> None:
+    """`render` and `drain`, wherever they are offered; `run` of what is parsed runs them."""
     one = commands.add_parser("render", help="render the configuration for a policy set, beside `tollgate serve`")
     one.add_argument("--policies", type=Path, required=True, metavar="DIR", help="the policy set: its accounts")
     one.add_argument("--socket-dir", required=True, metavar="DIR", help="as of tollgate serve")
@@ -52,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add_tls_arguments(one)
     one.add_argument("--admin", default=ADMIN_SOCKET, metavar="ADDRESS", help=f"Envoy's own ({ADMIN_SOCKET})")
     one.add_argument("--out", type=Path, metavar="FILE", help="default: stdout")
+    one.add_argument("--validate", action="store_true", help="write nothing that the envoy of this machine refuses")
     one.set_defaults(run=_render)
 
     end = commands.add_parser("drain", help="let an Envoy finish what it does, before it is stopped")
@@ -59,7 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     end.add_argument("--notice", type=float, default=5.0, metavar="SECONDS", help="go on accepting for so long (5)")
     end.add_argument("--limit", type=float, default=600.0, metavar="SECONDS", help="wait no longer (600)")
     end.set_defaults(run=_drain)
-    return parser
 
 
 def _examples(args: argparse.Namespace) -> int:
@@ -90,6 +103,8 @@ def _render(args: argparse.Namespace) -> int:
             ca_bundle=find_ca_bundle(),
         )
     )
+    if args.validate:
+        validate(text)
     if args.out is None:
         sys.stdout.write(text)
     else:

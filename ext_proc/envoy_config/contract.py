@@ -32,11 +32,14 @@ SIGN_HEADER: Final = "x-tollgate-sign"
 RETRY_HEADERS: Final = {
     "x-tollgate-retry-on": "x-envoy-retry-on",
     "x-tollgate-retries": "x-envoy-max-retries",
-    "x-tollgate-retry-statuses": "x-envoy-retriable-status-codes",
     "x-tollgate-first-byte-ms": "x-envoy-upstream-rq-per-try-timeout-ms",
     "x-tollgate-request-ms": "x-envoy-upstream-rq-timeout-ms",
 }
 """What admit says of one request's attempts → the header by which Envoy's router takes it, and takes it away."""
+
+GO_ON_HEADER: Final = "x-tollgate-go-on"
+"""On the answer of an attempt: its status is one after which the next attempt is made. Envoy's own filter sets it, by
+what try has said of this target; a client never sees it."""
 
 WORKER_KEY: Final = "worker"
 """Key in the ticket's namespace: the worker that admitted. The access log is filtered on it."""

@@ -41,6 +41,7 @@ from ext_proc.envoy_config.contract import (
     CALLER_PREFIX,
     CLAIMS_NAMESPACE,
     CONTROL_PREFIX,
+    GO_ON_HEADER,
     METER_ROLE,
     RETRY_HEADERS,
     ROLE_KEY,
@@ -59,10 +60,16 @@ WORKERS_CLUSTER = f"{RESERVED_PREFIX}workers"
 ATTEMPT_COUNT = "upstream.request_attempt_count"
 
 _NOTE_STATUS = f"""function envoy_on_response(handle)
-  local status = handle:headers():get(":status")
-  handle:streamInfo():dynamicMetadata():set("{TRIED_NAMESPACE}", "status", status)
+  local headers, noted = handle:headers(), handle:streamInfo():dynamicMetadata()
+  local status, tried = headers:get(":status"), noted:get("{TRIED_NAMESPACE}")
+  headers:remove("{GO_ON_HEADER}")
+  if tried and tried["go_on"] and string.find(tried["go_on"], status, 1, true) then
+    headers:add("{GO_ON_HEADER}", status)
+  end
+  noted:set("{TRIED_NAMESPACE}", "status", status)
 end
 """
+"""Codes have three digits each, so that one is found in a list of them wherever it stands."""
 
 # Envoy's own additions and a proxy's traces say nothing to a provider but how the inside of the house looks.
 PRIVATE_PREFIXES = (CONTROL_PREFIX, CALLER_PREFIX, "x-envoy-", "x-forwarded-")
@@ -187,9 +194,10 @@ def try_filter(settings: EnvoySettings) -> ExternalProcessor:
 
 
 def tried_filter() -> Lua:
-    """The status of an attempt's answer, for the attempt after it: Envoy shows no other filter what it retries.
+    """The status of an attempt's answer, for the attempt after it: Envoy shows no other filter what it retries. And
+    whether there is to be one, by this target's own list: the router knows one list for all attempts of a request.
 
-    Four lines of Lua instead of a call to Python: an answer never waits for the sidecar, nor fails with it.
+    A few lines of Lua instead of a call to Python: an answer never waits for the sidecar, nor fails with it.
     """
     return Lua(default_source_code=DataSource(inline_string=_NOTE_STATUS))
 

@@ -15,7 +15,14 @@ from envoy_data_plane.envoy.config.route.v3 import (
 )
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
-from ext_proc.envoy_config.contract import ANSWER_HEADERS, CLUSTER_HEADER, METER_HEADER, METER_NATIVE, METER_STREAM
+from ext_proc.envoy_config.contract import (
+    ANSWER_HEADERS,
+    CLUSTER_HEADER,
+    GO_ON_HEADER,
+    METER_HEADER,
+    METER_NATIVE,
+    METER_STREAM,
+)
 from ext_proc.envoy_config.filters import meter_disabled
 from ext_proc.envoy_config.native import reads_json
 from ext_proc.envoy_config.parts import seconds
@@ -76,10 +83,12 @@ def _account_route(settings: EnvoySettings, meter: str) -> Route:
             timeout=seconds(0),
             # Whether and how often, admit says per request. Providers that fail do so for longer than a pause helps.
             retry_policy=RetryPolicy(
-                retry_back_off=RetryPolicyRetryBackOff(base_interval=seconds(0.005), max_interval=seconds(0.05))
+                retriable_headers=[HeaderMatcher(name=GO_ON_HEADER, present_match=True)],
+                retry_back_off=RetryPolicyRetryBackOff(base_interval=seconds(0.005), max_interval=seconds(0.05)),
             ),
         ),
         request_body_buffer_limit=settings.limits.request_body_bytes,
+        response_headers_to_remove=[GO_ON_HEADER],
         response_headers_to_add=[_answer_header(name, key) for name, key in ANSWER_HEADERS.items()],
     )
 

@@ -80,6 +80,7 @@ class Send:
     remove_headers: tuple[str, ...]
     ticket: Ticket | None
     answer: dict[str, str]
+    go_on: tuple[int, ...] = ()  # the statuses after which the next attempt is made
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +248,19 @@ def _sent(
         remove_headers=(*attempt.chain.removed, *others, *(member.remove_headers if member is not None else ())),
         ticket=ticket,
         answer=answer,
+        go_on=_go_on(attempt, member),
     )
+
+
+def _go_on(attempt: Attempt, member: Member | None) -> tuple[int, ...]:
+    """The statuses after which another attempt follows this one; none after the last. `member` None: a newer policy set
+    has no such target, and its sequence goes on as one that says nothing.
+    """
+    following = attempt.chain.targets[attempt.number : attempt.number + 1]
+    if not following:
+        return ()
+    rule = member or Member(name=attempt.target)
+    return rule.goes_on_after(to_itself=following[0] == attempt.target)
 
 
 def _give_up(attempt: Attempt, terms: Terms, why: Refusal, resolution: Resolution | None) -> GiveUp:

@@ -17,7 +17,8 @@ CHAIN_NAMESPACE: Final = "tollgate.chain"
 """The dynamic metadata namespace of the chain: written by admit, read by try."""
 
 TRIED_NAMESPACE: Final = "tollgate.tried"
-"""Where Envoy itself notes the status of the latest answer of an attempt; try empties it as it sends the next one."""
+"""Where Envoy itself notes the status of the latest answer of an attempt; try empties it as it sends the next one, and
+says after which answers another is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,6 @@ class Limits:
     """What Envoy's router is told of one request. None: no limit of that kind. `retries` 0: one attempt."""
 
     retries: int = 0
-    statuses: tuple[int, ...] = ()  # answers after which the next attempt is made
     first_byte_ms: int | None = None  # per attempt, until the response headers
     request_ms: int | None = None  # for all attempts together, to the end of the answer
 

@@ -21,7 +21,7 @@ from ext_proc.policy.snapshot import MatchFacts
 from ext_proc.refusal import Refusal
 from ext_proc.routing.chains import ATTEMPTS_MAX, account_of, attempts
 from ext_proc.routing.selection import order
-from ext_proc.routing.virtual_models import Member, VirtualModel
+from ext_proc.routing.virtual_models import Member, VirtualModel, first_byte_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,10 @@ class Routed:
         """What Envoy is told of these attempts."""
         named = [option.member for option in self.options if option.target.name in targets and option.member]
         # One limit holds for all attempts: the longest, so that no target is cut before its own.
-        own = [limit for member in named if (limit := _first_byte_ms(member)) is not None]
+        own = [limit for member in named if (limit := first_byte_ms(member)) is not None]
         asked = [limit for limit in (self.controls.first_byte_ms, max(own, default=None)) if limit is not None]
         return Limits(
             retries=len(targets) - 1,
-            statuses=tuple(sorted({status for member in named for status in member.statuses})),
             first_byte_ms=min(asked, default=None),
             request_ms=self.controls.request_ms,
         )
@@ -133,11 +132,6 @@ def facts_for(member: Member | None, facts: RequestFacts, endpoint: Endpoint) ->
 
 def _own_key(option: Option, leader: Option) -> bool:
     return option.target.account.client_credential or leader.target.account.client_credential
-
-
-def _first_byte_ms(member: Member) -> int | None:
-    limits = [limit for limit in (member.timeout_ms, member.cutoff_ttft_ms) if limit is not None]
-    return min(limits, default=None)
 
 
 def _with_provider(model: str, controls: Controls, terms: Terms) -> str:

@@ -30,8 +30,12 @@ from ext_proc.policy.snapshot import MatchFacts, Snapshot
 from ext_proc.routing.health import HEALTH_WINDOW_SECONDS, Health
 
 DEFAULT_FALLBACK_STATUSES: Final = (408, 429, 500, 502, 503, 504)
-_RESERVED_PARAMS: Final = frozenset({"model", "stream"})
+RESERVED_PARAMS: Final = frozenset({"model", "stream"})
 """What overriding would turn into another request: the model is the target's, streaming is the client's."""
+
+
+RETRY_DELAY_MAX_MS: Final = 1_000
+"""A retry waits so long at most: Envoy gives each answer of ours two seconds."""
 
 
 class Kind(Enum):
@@ -68,7 +72,8 @@ class Member:
     priority: int = 0
     tries: int = 1
     retry_delay_ms: int = 0
-    statuses: tuple[int, ...] = DEFAULT_FALLBACK_STATUSES  # answers after which the next attempt is made
+    statuses: tuple[int, ...] = DEFAULT_FALLBACK_STATUSES  # answers after which the next target is tried
+    retry_statuses: tuple[int, ...] = DEFAULT_FALLBACK_STATUSES  # answers after which it is tried once more
     may_follow: bool = True  # whether others may fall back to it
     timeout_ms: int | None = None
     cutoff_ttft_ms: int | None = None
@@ -79,6 +84,12 @@ class Member:
     tags: tuple[tuple[str, str], ...] = ()  # a request must have them
     leave_any: tuple[Reason, ...] = ()
     leave_all: tuple[Reason, ...] = ()
+
+    def goes_on_after(self, *, to_itself: bool) -> tuple[int, ...]:
+        """The answers after which the next attempt is made. `to_itself`: it is this target's again, and then made for
+        the sake of the targets after it too, because Envoy cannot leave one out of a sequence.
+        """
+        return tuple(sorted({*self.statuses, *self.retry_statuses})) if to_itself else self.statuses
 
     def leaves_at(self, health: Health) -> int | None:
         """The percent of its budgets from which on another target is to lead; None: its budgets are no reason."""
@@ -115,6 +126,12 @@ class VirtualModel:
     def member(self, target: str) -> Member | None:
         """The member of this name."""
         return next((member for member in self.members if member.name == target), None)
+
+
+def first_byte_ms(member: Member) -> int | None:
+    """How long an attempt at it may take until its answer begins; None: as long as it likes."""
+    limits = [limit for limit in (member.timeout_ms, member.cutoff_ttft_ms) if limit is not None]
+    return min(limits, default=None)
 
 
 class VirtualModels:
@@ -160,13 +177,14 @@ def _compile(rule: RoutingRule) -> VirtualModel:
         id=rule.id,
         condition=condition_of(rule.when),
         kind=kinds[type(rule)],
-        members=tuple(_member(target) for target in rule.load_balance_targets),
+        members=tuple(member_of(target) for target in rule.load_balance_targets),
         sticky_seconds=None if sticky is None else sticky.ttl_seconds,
         session_keys=() if sticky is None else tuple((part.source, part.key) for part in sticky.session_identifiers),
     )
 
 
-def _member(target: Target) -> Member:
+def member_of(target: Target) -> Member:
+    """A target as it is asked."""
     retry, cutoff, headers, leave = (
         target.retry_config,
         target.sla_cutoff,
@@ -176,8 +194,7 @@ def _member(target: Target) -> Member:
     statuses = (
         DEFAULT_FALLBACK_STATUSES if target.fallback_status_codes is None else _codes(target.fallback_status_codes)
     )
-    if retry is not None and retry.attempts:
-        statuses = tuple(dict.fromkeys((*statuses, *_codes(retry.on_status_codes or ()))))
+    retry_statuses = statuses if retry is None or retry.on_status_codes is None else _codes(retry.on_status_codes)
     return Member(
         name=target.target,
         weight=target.weight or 0,
@@ -185,11 +202,12 @@ def _member(target: Target) -> Member:
         tries=1 if retry is None else 1 + retry.attempts,
         retry_delay_ms=0 if retry is None else retry.delay,
         statuses=statuses,
+        retry_statuses=retry_statuses,
         may_follow=target.fallback_candidate,
         timeout_ms=target.timeout_ms,
         cutoff_ttft_ms=None if cutoff is None else cutoff.time_to_first_token_ms,
         cutoff_output_token_ms=None if cutoff is None else cutoff.time_per_output_token_ms,
-        override_params={key: value for key, value in target.override_params.items() if key not in _RESERVED_PARAMS},
+        override_params={key: value for key, value in target.override_params.items() if key not in RESERVED_PARAMS},
         set_headers={} if headers is None else {key.lower(): value for key, value in headers.set_.items()},
         remove_headers=() if headers is None else tuple(name.lower() for name in headers.remove),
         tags=tuple(target.metadata_match.items()),

@@ -27,9 +27,8 @@ CLUSTER_HEADER: Final = "x-tollgate-cluster"
 SIGN_HEADER: Final = "x-tollgate-sign"
 METER_HEADER: Final = "x-tollgate-meter"
 RETRY_ON_HEADER: Final = "x-tollgate-retry-on"
-RETRY_ON: Final = "connect-failure,refused-stream,reset,retriable-status-codes"
+RETRY_ON: Final = "connect-failure,refused-stream,reset,retriable-headers"
 RETRIES_HEADER: Final = "x-tollgate-retries"
-RETRY_STATUSES_HEADER: Final = "x-tollgate-retry-statuses"
 FIRST_BYTE_HEADER: Final = "x-tollgate-first-byte-ms"
 REQUEST_TIMEOUT_HEADER: Final = "x-tollgate-request-ms"
 REFUSED_DETAILS: Final = "tollgate_refused"
@@ -168,7 +167,10 @@ def send_attempt(send: Send, account: ProviderAccount, credential: tuple[tuple[s
     # An attempt before may have been signed, or another account's.
     removed = dict.fromkeys((*CREDENTIAL_HEADERS, *SIGNATURE_HEADERS, SIGN_HEADER, *send.remove_headers))
     _mutate(common.header_mutation, headers, tuple(name for name in removed if name not in set_now))
-    _note(response, {ANSWER_NAMESPACE: send.answer, TRIED_NAMESPACE: {"status": ""}})
+    _note(
+        response,
+        {ANSWER_NAMESPACE: send.answer, TRIED_NAMESPACE: {"status": "", "go_on": ",".join(map(str, send.go_on))}},
+    )
     if send.ticket is not None:
         ticket = {"id": send.ticket.hold_id, "worker": worker, "ticket": send.ticket.encode()}
         _note(response, {NAMESPACE: ticket})
@@ -192,7 +194,6 @@ def _limits(limits: Limits) -> list[tuple[str, str]]:
     if limits.retries:
         headers.append((RETRY_ON_HEADER, RETRY_ON))
         headers.append((RETRIES_HEADER, str(limits.retries)))
-        headers.append((RETRY_STATUSES_HEADER, ",".join(map(str, limits.statuses))))
     if limits.first_byte_ms is not None:
         headers.append((FIRST_BYTE_HEADER, str(limits.first_byte_ms)))
     if limits.request_ms is not None:

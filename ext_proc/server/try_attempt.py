@@ -18,6 +18,7 @@ from ext_proc.exchange.attempts import Attempt, GiveUp, Held, Send, ask, first
 from ext_proc.exchange.chain import CHAIN_NAMESPACE, TRIED_NAMESPACE, Chain
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.ledger.interface import HoldReply
+from ext_proc.routing.virtual_models import RETRY_DELAY_MAX_MS
 from ext_proc.server import messages
 from ext_proc.server.holding import ask_hold
 from ext_proc.server.state import Worker
@@ -27,8 +28,6 @@ _LOG = logging.getLogger(__name__)
 
 _ATTRIBUTES: Final = "envoy.filters.http.ext_proc"
 _ATTEMPT_COUNT: Final = "upstream.request_attempt_count"
-DELAY_MAX_SECONDS: Final = 1.0
-"""A retry may wait so long at most: Envoy gives each answer two seconds."""
 
 
 class TryAttempt:
@@ -81,7 +80,7 @@ class TryAttempt:
         target = chain.targets[number - 1]
         member = self._worker.terms_of(target).virtual_models.member(chain.rule, target)
         if member is not None:
-            await asyncio.sleep(min(member.retry_delay_ms / 1_000, DELAY_MAX_SECONDS))
+            await asyncio.sleep(min(member.retry_delay_ms, RETRY_DELAY_MAX_MS) / 1_000)
 
     async def _decide(self, attempt: Attempt) -> bytes:
         worker = self._worker

@@ -18,7 +18,12 @@ from tests.stack_fixture import RunningStack, running_stack
 pytestmark = pytest.mark.envoy
 
 USAGE = {"input": 100, "output": 50}
-FAILING = {"headers_override": {"set": {"x-mock-behavior": json.dumps({"status": 503})}}}
+
+
+def failing(status: int) -> dict[str, Any]:
+    """A target whose provider answers so."""
+    return {"headers_override": {"set": {"x-mock-behavior": json.dumps({"status": status})}}}
+
 
 PROVIDERS = {
     "name": "providers",
@@ -48,8 +53,39 @@ ROUTING = {
     "rules": [
         chain(
             "resident",
-            {"target": "openai-eu/gpt-4o", **FAILING},
+            {"target": "openai-eu/gpt-4o", **failing(503)},
             {"target": "openai-main/gpt-4o-mini"},
+            {"target": "openai-eu-b/gpt-4o-mini"},
+        ),
+        chain(
+            "by-target",
+            {"target": "openai-main/o1", **failing(500), "fallback_status_codes": ["500"]},
+            {"target": "openai-eu/o1", **failing(500), "fallback_status_codes": ["503"]},
+            {"target": "openai-eu-b/gpt-4o-mini"},
+        ),
+        chain(
+            "never",
+            {"target": "openai-main/o3", **failing(503), "fallback_status_codes": []},
+            {"target": "openai-eu-b/gpt-4o-mini"},
+        ),
+        chain(
+            "retried-only",
+            {
+                "target": "openai-main/o4-mini",
+                **failing(500),
+                "fallback_status_codes": ["503"],
+                "retry_config": {"attempts": 1, "delay": 0, "on_status_codes": ["500", "503"]},
+            },
+            {"target": "openai-eu-b/gpt-4o-mini"},
+        ),
+        chain(
+            "retried-then-left",
+            {
+                "target": "openai-eu/o4-mini",
+                **failing(503),
+                "fallback_status_codes": ["503"],
+                "retry_config": {"attempts": 1, "delay": 0, "on_status_codes": ["503"]},
+            },
             {"target": "openai-eu-b/gpt-4o-mini"},
         ),
         chain("abroad", {"target": "openai-main/gpt-4o"}, {"target": "openai-main/gpt-4o-mini"}),
@@ -113,6 +149,25 @@ def test_where_nobody_in_the_region_serves_the_request_is_refused(gateway: Gatew
     assert (answer.status_code, answer.json()["error"]["type"]) == (403, "not_allowed")
     assert answer.headers["x-tollgate-verdict"] == "refuse; type=not_allowed; rule=stay"
     assert gateway.account("per-cost-center")["spent"] == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "tried"),
+    [
+        ("by-target", 500, ["openai-eu/o1", "openai-main/o1"]),
+        ("never", 503, ["openai-main/o3"]),
+        ("retried-only", 500, ["openai-main/o4-mini"] * 2),
+        ("retried-then-left", 200, ["openai-eu-b/gpt-4o-mini", *["openai-eu/o4-mini"] * 2]),
+    ],
+)
+def test_each_target_has_status_lists_of_its_own(gateway: Gateway, model: str, status: int, tried: list[str]) -> None:
+    """After which answers a target is tried again, and after which the next one is, each target says for itself."""
+    answer = gateway.chat(model=model, usage=USAGE)
+
+    assert answer.status_code == status, answer.text
+    assert "x-tollgate-go-on" not in answer.headers
+    assert answer.headers["x-tollgate-attempts"] == str(len(tried))
+    assert [entry["served_model"] for entry in gateway.resolved(len(tried))] == tried
 
 
 class Scorer(BaseHTTPRequestHandler):

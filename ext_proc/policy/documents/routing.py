@@ -113,7 +113,7 @@ class Target(Located):
     )
     fallback_candidate: bool = optional("Whether others may fall back to it.", default=True, example="true")
     sla_cutoff: SlaCutoff | None = optional("When it is too slow.", example="{time_to_first_token_ms: 4000}")
-    timeout_ms: int | None = optional("How long an attempt may take.", minimum=1, example="30000")
+    timeout_ms: int | None = optional("Milliseconds until the answer of an attempt begins.", minimum=1, example="30000")
     override_params: Mapping[str, object] = optional(
         "Parameters of the request that it overrides.",
         factory=lambda: MappingProxyType({}),

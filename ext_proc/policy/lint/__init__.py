@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ext_proc.policy.errors import PolicyError
+from ext_proc.policy.lint.chains import chain_warnings
 from ext_proc.policy.lint.matching import matching_warnings
 from ext_proc.policy.lint.people import people_warnings
 from ext_proc.policy.lint.prices import price_warnings
@@ -38,6 +39,7 @@ def lint(
     """
     found = [*matching_warnings(snapshot, samples), *people_warnings(snapshot), *secret_warnings(files)]
     found += residency_warnings(snapshot)
+    found += chain_warnings(snapshot)
     if prices is not None:
         found += price_warnings(snapshot, prices.book, prices.at_us)
     return sorted(set(found))
