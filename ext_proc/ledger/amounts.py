@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ext_proc.ledger.interface import Basis, Charge, Measure, Plan, Posting, Resolution
+from ext_proc.ledger.interface import Basis, Charge, Extension, Measure, Plan, Posting, Resolution
 
 MAX_AMOUNT = 2**53 - 1
 MAX_PER_OUTPUT_MILLI = 9 * 10**12
@@ -44,6 +44,17 @@ def largest_output(posting: Posting, room: int, output_min: int, output_max: int
         return output_min
     affordable = (room - saturated(posting.fixed)) * 1000 // rate(posting)
     return min(max(affordable, output_min), output_max)
+
+
+def extension_milli(extension: Extension, measure: Measure) -> int:
+    """What each token of an extension adds to an account of this measure, in thousandths of its step, saturated."""
+    match measure:
+        case Measure.COST:
+            return min(max(extension.cost_milli, 0), MAX_PER_OUTPUT_MILLI)
+        case Measure.TOKENS | Measure.OUTPUT_TOKENS:
+            return 1_000
+        case Measure.INPUT_TOKENS | Measure.REQUESTS | Measure.CONCURRENT:
+            return 0
 
 
 def effective(resolution: Resolution) -> Charge:

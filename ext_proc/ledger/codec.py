@@ -13,11 +13,13 @@ from hashlib import blake2b
 import orjson
 
 from ext_proc.ledger import keys
-from ext_proc.ledger.amounts import charged, effective, rate, saturated
+from ext_proc.ledger.amounts import MAX_PER_OUTPUT_MILLI, charged, effective, rate, saturated
 from ext_proc.ledger.interface import (
     AccountSpec,
     AccountState,
     Code,
+    ExtendReply,
+    Extension,
     HoldReply,
     HoldRequest,
     Measure,
@@ -168,6 +170,23 @@ def _resolution(resolution: Resolution) -> dict[str, object]:
         "charge": by_measure,
         "detail": resolution.detail,
     }
+
+
+def encode_extension(extension: Extension) -> bytes:
+    """An extension as the script reads it: caps by the digest of their account, whatever its window."""
+    return orjson.dumps(
+        {
+            "id": extension.hold_id,
+            "output": saturated(extension.output),
+            "cost_milli": min(max(extension.cost_milli, 0), MAX_PER_OUTPUT_MILLI),
+            "caps": {keys.digest(account): saturated(account.cap) for account in extension.may_refuse},
+        }
+    )
+
+
+def decode_extend(reply: Sequence[bytes]) -> ExtendReply:
+    """The script's answer to an extension."""
+    return ExtendReply(Code(reply[0].decode()), stamp(reply), int(reply[4]))
 
 
 def stamp(reply: Sequence[bytes]) -> Stamp:

@@ -136,6 +136,21 @@ class Resolution:
 
 
 @dataclass(frozen=True, slots=True)
+class Extension:
+    """Let an open hold carry more output, because its answer goes on past what was held: `output` tokens in all.
+
+    `may_refuse` are the accounts that can say no, with their caps as they are now; the others of the hold follow. The
+    ledger grants the largest output up to `output` that fits. Each token adds `cost_milli` thousandths of a nano-dollar
+    to accounts of cost, and one to those that count output.
+    """
+
+    hold_id: str
+    output: int
+    cost_milli: int
+    may_refuse: tuple[AccountSpec, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class HoldRequest:
     """Set an amount aside on every account of the first admissible plan, all or nothing.
 
@@ -167,6 +182,8 @@ class Code(StrEnum):
     EXISTS = "exists"  # repeated call: nothing changed, the reply is that of the first
     REFUSED = "refused"  # no plan was admissible; `HoldReply.refusals` says why
     HELD = "held"
+    EXTENDED = "extended"
+    EXHAUSTED = "exhausted"  # an account has no room for one more token of an answer that goes on past its hold
     SETTLED = "settled"
     RELEASED = "released"
     CORRECTED = "corrected"  # a late settle of an expired hold moved the charge to the real one, once
@@ -253,6 +270,17 @@ class ResolveReply:
 
 
 @dataclass(frozen=True, slots=True)
+class ExtendReply:
+    """EXTENDED, EXISTS (it carries that much already) or EXHAUSTED, each with the output the hold carries now; or
+    ALREADY_RESOLVED (settled, released or expired), NOT_FOUND or UNAVAILABLE.
+    """
+
+    code: Code
+    stamp: Stamp | None = None
+    output: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class AccountBalance:
     """One live account as operators see it, with everything Redis itself remembers of it."""
 
@@ -314,6 +342,10 @@ class Ledger(Protocol):
 
     async def resolve(self, resolution: Resolution) -> ResolveReply:
         """Settle or release a hold, once. An unknown id leaves a tombstone."""
+        ...
+
+    async def extend(self, extension: Extension) -> ExtendReply:
+        """Let an open hold carry more output: a stream goes on past what was held."""
         ...
 
     async def renew(self, hold_ids: Sequence[str], lease_ms: int) -> Code:

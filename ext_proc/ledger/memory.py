@@ -18,7 +18,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ext_proc.ledger import ids, keys
-from ext_proc.ledger.amounts import amount, charged, effective, largest_output, saturated, saturated_plan
+from ext_proc.ledger.amounts import (
+    amount,
+    charged,
+    effective,
+    extension_milli,
+    largest_output,
+    saturated,
+    saturated_plan,
+)
 from ext_proc.ledger.interface import (
     AccountBalance,
     AccountSpec,
@@ -27,6 +35,8 @@ from ext_proc.ledger.interface import (
     Basis,
     Charge,
     Code,
+    ExtendReply,
+    Extension,
     HoldReply,
     HoldRequest,
     Measure,
@@ -110,6 +120,7 @@ class _Hold:
     context: str = "{}"
     series: tuple[tuple[str, str], ...] = ()
     waiting: Resolution | None = None  # the settle that came before its hold
+    output: int = 0  # what it carries: as granted, later as extended
 
 
 class MemoryLedger:
@@ -155,6 +166,12 @@ class MemoryLedger:
         now_us = self._begin()
         code = self._resolve(resolution, now_us)
         return ResolveReply(code, self._stamp(now_us))
+
+    async def extend(self, extension: Extension) -> ExtendReply:
+        """Let an open hold carry more output."""
+        now_us = self._begin()
+        code, output = self._extend(extension, now_us)
+        return ExtendReply(code, self._stamp(now_us), output)
 
     async def renew(self, hold_ids: Sequence[str], lease_ms: int) -> Code:
         """Push the leases of open holds, never pulling one in."""
@@ -365,7 +382,12 @@ class MemoryLedger:
         states = tuple(self._granted_state(posting, now_us) for posting in plan.postings)
         reply = HoldReply(Code.HELD, plan_index=index, output_limit=output, states=states)
         self._holds[request.hold_id] = _Hold(
-            content(request), reply=reply, postings=held, context=request.context, series=request.series
+            content(request),
+            reply=reply,
+            postings=held,
+            context=request.context,
+            series=request.series,
+            output=output,
         )
         self._leases[request.hold_id] = now_us + request.lease_ms * 1000
         self._changed = True
@@ -391,6 +413,48 @@ class MemoryLedger:
         if account.slots:
             end_us = min(account.slots) + _period_us(account)
         return _state(posting, account, end_us)
+
+    # --- extend -------------------------------------------------------------------------------------------------
+
+    def _extend(self, extension: Extension, now_us: int) -> tuple[Code, int]:
+        known = self._known(extension.hold_id, now_us)
+        if known is None:
+            return Code.NOT_FOUND, 0
+        if known.resolved or known.expired or known.waiting is not None:
+            return Code.ALREADY_RESOLVED, 0
+        wanted = saturated(extension.output) - known.output
+        if wanted <= 0:
+            return Code.EXISTS, known.output
+        caps = {keys.digest(account): saturated(account.cap) for account in extension.may_refuse}
+        granted = min(self._room(extension, posting, caps, wanted, now_us) for posting in (None, *known.postings))
+        if granted < 1:
+            return Code.EXHAUSTED, known.output
+        postings = []
+        for posting in known.postings:
+            more = -(-extension_milli(extension, posting.measure) * granted // 1000)
+            longer = replace(posting, amount=saturated(posting.amount + more))
+            self._post(known, posting, longer.amount - posting.amount, 0, now_us)
+            postings.append(longer)
+        known.postings = tuple(postings)
+        known.output += granted
+        self._changed = True
+        return Code.EXTENDED, known.output
+
+    def _room(
+        self, extension: Extension, posting: _HeldPosting | None, caps: dict[str, int], wanted: int, now_us: int
+    ) -> int:
+        """How many of the tokens wanted an account has room for. One that has begun anew since does not refuse."""
+        cap = None if posting is None else caps.get(posting.key.split(":")[1])
+        milli = 0 if posting is None else extension_milli(extension, posting.measure)
+        account = None if posting is None else self._accounts.get(posting.key)
+        if posting is None or cap is None or not milli or account is None or account.expires_us <= now_us:
+            return wanted
+        if account.generation != posting.generation:
+            return wanted
+        if posting.slot_us is not None:
+            _forget(account, now_us)
+        room = cap - account.spent - account.held
+        return min(wanted, max(0, room) * 1000 // milli)
 
     # --- resolve ------------------------------------------------------------------------------------------------
 

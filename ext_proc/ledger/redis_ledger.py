@@ -30,6 +30,8 @@ from ext_proc.ledger.interface import (
     Basis,
     Charge,
     Code,
+    ExtendReply,
+    Extension,
     HoldReply,
     HoldRequest,
     Period,
@@ -144,6 +146,14 @@ class RedisLedger:
     async def resolve(self, resolution: Resolution) -> ResolveReply:
         """Settle or release a hold, once. UNAVAILABLE means *not yet*: it is kept and tried until Redis has it."""
         return await self._shielded(self._resolve(resolution))
+
+    async def extend(self, extension: Extension) -> ExtendReply:
+        """Let an open hold carry more output. UNAVAILABLE means that nothing is known: ask again later."""
+        try:
+            reply = await self._shielded(self._asker.run("extend", codec.encode_extension(extension)))
+        except StoreError:
+            return ExtendReply(Code.UNAVAILABLE)
+        return codec.decode_extend(reply)
 
     async def renew(self, hold_ids: Sequence[str], lease_ms: int) -> Code:
         """Push the leases of open holds."""

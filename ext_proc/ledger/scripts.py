@@ -7,7 +7,8 @@ from hashlib import sha1
 from importlib.resources import files
 
 _PARTS = {
-    "hold": ("common", "accounts", "effects", "resolution", "hold"),
+    "hold": ("common", "accounts", "effects", "resolution", "amounts", "hold"),
+    "extend": ("common", "accounts", "effects", "resolution", "amounts", "extend"),
     "resolve": ("common", "accounts", "effects", "resolution", "resolve"),
     "expire": ("common", "accounts", "effects", "resolution", "expire"),
     "reset": ("common", "accounts", "effects", "resolution", "reset"),

@@ -30,6 +30,8 @@ from ext_proc.ledger.interface import (
     Basis,
     Charge,
     Code,
+    ExtendReply,
+    Extension,
     HoldReply,
     HoldRequest,
     Measure,
@@ -252,6 +254,23 @@ class LedgerMachine(RuleBasedStateMachine):
         """Push some leases."""
         chosen = data.draw(st.lists(st.sampled_from(self.holds), min_size=1, max_size=3))
         self.compare("renew", [request.hold_id for request in chosen], LEASE_MS)
+
+    @precondition(lambda self: self.granted)
+    @rule(data=st.data(), cost_milli=st.sampled_from((0, 1, 333, 1_000, 2_500)), more=st.integers(-5, 400))
+    def extend(self, data: st.DataObject, cost_milli: int, more: int) -> None:
+        """An answer goes on past what was held, if the accounts that may refuse have room for it."""
+        hold_id = data.draw(st.sampled_from(sorted(self.granted)))
+        granted = self.granted[hold_id]
+        refusing = tuple(
+            replace(state.account, cap=data.draw(st.sampled_from((0, 10, 300, 5_000))))
+            for state in granted.states
+            if data.draw(st.booleans())
+        )
+        extension = Extension(hold_id, max(0, granted.output_limit + more), cost_milli, refusing)
+        reply: ExtendReply = self.compare("extend", extension)
+        if reply.code is Code.EXTENDED:
+            assert reply.output <= extension.output
+            assert self.compare("extend", replace(extension, output=reply.output)).code is Code.EXISTS
 
     @precondition(lambda self: self.model._accounts)
     @rule(data=st.data())

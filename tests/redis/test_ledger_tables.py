@@ -7,7 +7,7 @@ what is spent and held afterwards. `wait` moves the clock by seconds.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import pytest
@@ -17,6 +17,7 @@ from ext_proc.ledger.interface import (
     AccountState,
     Basis,
     Code,
+    Extension,
     HoldReply,
     HoldRequest,
     Ledger,
@@ -153,6 +154,28 @@ STORIES = {
         expire  1                      40 0
         renew   a     not_found        40 0
     """,
+    "a hold is extended while there is room": """
+        extend  a 10  not_found        0 0
+        hold    a 40  held             0 40
+        extend  a 10  extended         0 50
+        extend  a 10  exists           0 50
+        extend  a 9   exists           0 50
+        hold    b 30  held             0 80
+        extend  a 50  extended         0 100
+        extend  a 50  exhausted        0 100
+        release b 0   released         0 70
+        extend  a 50  extended         0 90
+        settle  a 75  settled          75 0
+        extend  a 60  already_resolved 75 0
+    """,
+    "an extended hold expires with all that it carries": """
+        hold    a 40  held             0 40
+        extend  a 20  extended         0 60
+        wait    60
+        expire  1                      60 0
+        extend  a 30  already_resolved 60 0
+        settle  a 45  corrected        45 0
+    """,
     "tombstones go, and what comes after them is too old": """
         hold    a 40  held             0 40
         settle  a 30  settled          30 0
@@ -212,6 +235,9 @@ class Story:
                 return str((await self.ledger.resolve(settle(hold, int(words[2])))).code)
             case "release":
                 return str((await self.ledger.resolve(release(hold))).code)
+            case "extend":
+                reach = Extension(hold, int(words[2]), 1_000, (self.spec,))
+                return str((await self.ledger.extend(reach)).code)
             case "renew":
                 return str(await self.ledger.renew([hold], LEASE_MS))
             case _:
@@ -642,3 +668,34 @@ async def snapshot(ledger: RedisLedger) -> dict[bytes, object]:
         return await ledger.read("DUMP", key)
 
     return {key: await value(key) for key in sorted(await all_keys(ledger))}
+
+
+@pytest.mark.parametrize("store", ["memory", "redis"])
+def test_extension_is_the_largest_that_fits_and_every_account_follows(store: str, redis_url: str) -> None:
+    """The account that may refuse sets how far it goes; the others of the hold take the same tokens, past their caps."""
+    cost = account("cost", window=LIFETIME, cap=100)
+    tokens = account("tokens", window=LIFETIME, measure=Measure.TOKENS, cap=15)
+    requests = account("requests", window=LIFETIME, measure=Measure.REQUESTS, cap=1)
+    postings = (
+        Posting(cost, deciding=True, fixed=0, per_output_milli=2_500),
+        Posting(tokens, deciding=True, fixed=5, per_output_milli=1_000),
+        Posting(requests, deciding=True, fixed=1),
+    )
+
+    async def run() -> None:
+        clock = TestClock()
+        ledger: Ledger = MemoryLedger(clock) if store == "memory" else await on_test_clock(redis_url, clock)
+        hold = hold_id(1)
+        await ledger.hold(HoldRequest(hold, (one_plan(*postings, output_min=10, output_max=10),), LEASE_MS))
+
+        extended = await ledger.extend(Extension(hold, 1_000, 2_500, (cost,)))
+        raised = await ledger.extend(Extension(hold, 50, 2_500, (replace(cost, cap=1_000),)))
+
+        assert (extended.code, extended.output) == (Code.EXTENDED, 40)
+        assert (raised.code, raised.output) == (Code.EXTENDED, 50)
+        balances, _ = await ledger.balances(rule=None, limit=10, cursor="")
+        assert {balance.rule: balance.held for balance in balances} == {"cost": 125, "tokens": 55, "requests": 1}
+        if isinstance(ledger, RedisLedger):
+            await ledger.close()
+
+    asyncio.run(run())

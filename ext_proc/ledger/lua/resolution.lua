@@ -7,11 +7,12 @@ local function minted_us(id)
   return (tonumber(string.sub(id, 1, 12), 16) or 0) * 1000
 end
 
--- A hold is one packed string: {'open', fingerprint, held nano-dollars, postings, context, series, reply, waiting}, or
--- {'expired', until, held nano-dollars, postings, context, series}, or its tombstone {'resolved', until, fingerprint, waiting}.
+-- A hold is one packed string: {'open', fingerprint, held nano-dollars, postings, context, series, reply, waiting,
+-- output}, or {'expired', until, held nano-dollars, postings, context, series}, or its tombstone {'resolved', until,
+-- fingerprint, waiting}.
 -- A posting is {kind, name, generation, amount, measure, slot, period}; slot is false outside sliding windows.
 -- `waiting` is the settle that came before its hold: nobody is charged by it unless the hold turns out to have been
--- admitted without Redis and is restored.
+-- admitted without Redis and is restored. `output`, once it was extended: what it carries in all.
 local function hold_record(id)
   local packed = redis.call('GET', PREFIX .. 'hold:' .. id)
   if not packed then
