@@ -16,8 +16,10 @@ from ext_proc.dialects import error_body, jsonbody
 from ext_proc.dialects.anthropic_iterations import parts
 from ext_proc.dialects.base import BaseDialect
 from ext_proc.dialects.content import PromptSize
+from ext_proc.dialects.ending import CutPoint, Ending
 from ext_proc.dialects.errors import DialectError
 from ext_proc.dialects.interface import RequestFacts
+from ext_proc.dialects.sse import written
 from ext_proc.dialects.tally import NEVER, Needle, ResponseShape, object_at, text_keys
 from ext_proc.dialects.usage_paths import UsageTable, paths
 from ext_proc.pricing.usage import Usage
@@ -74,6 +76,21 @@ def usage_from_counts(counts: Mapping[str, int]) -> Usage:
     )
 
 
+def _end(point: CutPoint) -> bytes | None:
+    """The open block stops, then the message, with `max_tokens`."""
+    kind, index = point.latest.get("type"), point.latest.get("index")
+    if kind not in {"content_block_start", "content_block_delta", "content_block_stop"}:
+        return None
+    stop = written({"type": "content_block_stop", "index": index}, "content_block_stop")
+    delta = {
+        "type": "message_delta",
+        "delta": {"stop_reason": "max_tokens", "stop_sequence": None},
+        "usage": {"output_tokens": point.output_tokens},
+    }
+    block = b"" if kind == "content_block_stop" else stop
+    return block + written(delta, "message_delta") + written({"type": "message_stop"}, "message_stop")
+
+
 SHAPE = ResponseShape(
     table=USAGE_TABLE,
     usage_from_counts=usage_from_counts,
@@ -82,6 +99,7 @@ SHAPE = ResponseShape(
     terminal=Needle(b"message_stop", re.compile(rb'"type"\s*:\s*"message_stop"')),
     watched=object_at("usage"),
     parts=lambda document: parts(document, usage_from_counts),
+    ending=Ending(latest=re.compile(rb'"type"\s*:\s*"(?:content_block_|message_delta)'), write=_end),
 )
 
 

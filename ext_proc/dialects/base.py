@@ -12,8 +12,8 @@ from urllib.parse import quote, unquote
 
 from ext_proc.dialects import error_body, jsonbody
 from ext_proc.dialects.errors import DialectError
-from ext_proc.dialects.interface import Meter, Reading, RequestFacts, Rewrite
-from ext_proc.dialects.meter import make_meter
+from ext_proc.dialects.interface import EndingMeter, Meter, Reading, RequestFacts, Rewrite
+from ext_proc.dialects.meter import make_ending_meter, make_meter
 from ext_proc.dialects.tally import ResponseShape, Tally
 from ext_proc.dialects.usage_paths import UsageTable, native_document
 from ext_proc.pricing.price import INPUT_KINDS
@@ -109,6 +109,17 @@ class BaseDialect:
     def meter(self, *, content_type: str, content_encoding: str, hide_usage: bool) -> Meter:
         """A meter for one response."""
         return make_meter(
+            self.shape, content_type=content_type, content_encoding=content_encoding, hide_usage=hide_usage
+        )
+
+    @property
+    def can_end_streams(self) -> bool:
+        """Whether its streams can be ended before they are over."""
+        return self.shape.ending is not None
+
+    def ending_meter(self, *, content_type: str, content_encoding: str, hide_usage: bool) -> EndingMeter | None:
+        """A meter that can end the response it reads; None where that is no stream of events."""
+        return make_ending_meter(
             self.shape, content_type=content_type, content_encoding=content_encoding, hide_usage=hide_usage
         )
 

@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from ext_proc.dialects import error_body, jsonbody
 from ext_proc.dialects.base import BaseDialect
 from ext_proc.dialects.content import PromptSize
+from ext_proc.dialects.ending import CutPoint, Ending
 from ext_proc.dialects.errors import DialectError
 from ext_proc.dialects.interface import RequestFacts
+from ext_proc.dialects.sse import written
 from ext_proc.dialects.tally import NEVER, Needle, ResponseShape, object_at, text_keys
 from ext_proc.dialects.usage_paths import UsageTable, dig, paths
 from ext_proc.pricing.usage import Usage
@@ -106,6 +108,21 @@ def _searches(document: Mapping[str, object]) -> Mapping[str, int]:
     return {"searches": 1 if per_request else queries} if queries else {}
 
 
+_OF_EVERY_PART = ("usageMetadata", "modelVersion", "responseId")
+
+
+def _end(point: CutPoint) -> bytes | None:
+    """A part without text that finishes each candidate with `MAX_TOKENS`, with the usage so far."""
+    latest = point.latest.get("candidates")
+    candidates = [one for one in latest if isinstance(one, dict)] if isinstance(latest, list) else []
+    if not candidates or any(one.get("finishReason") for one in candidates):
+        return None
+    empty = {"parts": [{"text": ""}], "role": "model"}
+    finished = [{"content": empty, "finishReason": "MAX_TOKENS", "index": index} for index in range(point.choices)]
+    head = {name: point.latest[name] for name in _OF_EVERY_PART if name in point.latest}
+    return written({"candidates": finished, **head})
+
+
 SHAPE = ResponseShape(
     table=USAGE_TABLE,
     usage_from_counts=usage_from_counts,
@@ -114,6 +131,7 @@ SHAPE = ResponseShape(
     terminal=Needle(b'"finishReason"', re.compile(rb'"finishReason"\s*:\s*"')),
     watched=object_at("usageMetadata"),
     more_counts=_searches,
+    ending=Ending(latest=re.compile(rb'"candidates"'), write=_end),
 )
 
 MODEL_IN_PATH = re.compile(r"/(?:models|tunedModels|endpoints)/(?P<model>[^:?]+):")

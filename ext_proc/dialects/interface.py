@@ -104,6 +104,21 @@ class Meter(Protocol):
         ...
 
 
+class EndingMeter(Meter, Protocol):
+    """A meter that can end the stream it reads. The client is given whole events only."""
+
+    @property
+    def is_between_events(self) -> bool:
+        """Whether the stream can be ended here."""
+        ...
+
+    def ending(self, *, choices: int, input_tokens: int, output_tokens: int) -> bytes | None:
+        """The events that end the stream here, as if it had reached its output limit; None where it is about to end by
+        itself.
+        """
+        ...
+
+
 class Dialect(Protocol):
     """One provider API shape."""
 
@@ -165,6 +180,15 @@ class Dialect(Protocol):
 
     def meter(self, *, content_type: str, content_encoding: str, hide_usage: bool) -> Meter:
         """A meter for one response. `hide_usage`: keep from the client the usage chunk that only we asked for."""
+        ...
+
+    @property
+    def can_end_streams(self) -> bool:
+        """Whether its streams can be ended before they are over."""
+        ...
+
+    def ending_meter(self, *, content_type: str, content_encoding: str, hide_usage: bool) -> EndingMeter | None:
+        """A meter that can end the response it reads; None where that is no stream of events."""
         ...
 
     def usage_from_counts(self, counts: Mapping[str, int]) -> Usage:

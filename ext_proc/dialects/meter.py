@@ -6,30 +6,44 @@ split into events and decoded only where its bytes show that it can hold usage.
 
 from __future__ import annotations
 
+import re
+
 from ext_proc.dialects import event_stream
 from ext_proc.dialects.buffer import BoundedBuffer
+from ext_proc.dialects.ending import CutPoint, Ending
 from ext_proc.dialects.inflate import InflatingMeter
-from ext_proc.dialects.interface import Meter, Reading
+from ext_proc.dialects.interface import EndingMeter, Meter, Reading
 from ext_proc.dialects.sse import Framer, events, fields
 from ext_proc.dialects.tally import ResponseShape, Tally, decoded, decoded_all
 
 HOLD_MAX_BYTES = 64 << 10
 """How much of an unfinished event is kept from a client while it may still turn out to be the usage chunk."""
 
+EVENT_STREAM = "text/event-stream"
+
 _MODEL_EVENTS = 8
 """Events decoded at the start of a stream to learn which model serves."""
 
 
 class SseMeter:
-    """Reads a stream of server-sent events; can keep the usage chunk from the client."""
+    """Reads a stream of server-sent events; can keep the usage chunk from the client, and end the stream early.
 
-    __slots__ = ("_framer", "_held", "_hide", "_model_events", "_shape", "_tally")
+    Either of the two gives the client whole events only: what is unfinished waits for its end.
+    """
 
-    def __init__(self, shape: ResponseShape, *, hide_usage: bool) -> None:
+    __slots__ = (
+        *("_ending", "_framer", "_held", "_hide", "_latest", "_model_events", "_opening", "_shape", "_tally", "_whole"),
+    )
+
+    def __init__(self, shape: ResponseShape, *, hide_usage: bool, may_end: bool = False) -> None:
         self._shape = shape
         self._tally = Tally(shape)
         self._framer = Framer()
         self._hide = hide_usage
+        self._ending = shape.ending if may_end else None
+        self._whole = hide_usage or may_end
+        self._opening = b""  # the block with the event that the stream began with, where its end needs that
+        self._latest = b""  # the last block with an event that says where the stream is
         self._held = b""  # the part of an unfinished event that the client has not been given
         self._model_events = _MODEL_EVENTS
 
@@ -38,8 +52,10 @@ class SseMeter:
         block = self._framer.feed(chunk)
         if self._framer.oversized is not None:
             self._read_oversized(self._framer.oversized)
+        if self._ending is not None and block:
+            self._note(block, self._ending)
         kept = self._read(block, may_hide=self._hide) if block else block
-        if not self._hide:
+        if not self._whole:
             if end:
                 self._read_rest(may_hide=False)
             return chunk
@@ -54,6 +70,27 @@ class SseMeter:
             return self._tally.reading()
         unread = self._tally.count_text(pending.whole()) if pending.is_whole else pending.total_bytes
         return self._tally.reading(more_output_bytes=unread)
+
+    @property
+    def is_between_events(self) -> bool:
+        """Whether the client has been given whole events and nothing else: a stream can be ended here."""
+        return len(self._held) == self._framer.pending.total_bytes
+
+    def ending(self, *, choices: int, input_tokens: int, output_tokens: int) -> bytes | None:
+        """The events that end the stream here; None where it cannot be, or is about to end by itself."""
+        ending = self._ending
+        latest = None if ending is None else _last_document(self._latest, ending.latest)
+        if ending is None or latest is None:
+            return None
+        opening = _last_document(self._opening, ending.opening) if ending.opening else None
+        point = CutPoint(opening, latest, choices, input_tokens, output_tokens, shows_usage=not self._hide)
+        return ending.write(point)
+
+    def _note(self, block: bytes, ending: Ending) -> None:
+        if ending.opening is not None and not self._opening and ending.opening.search(block):
+            self._opening = block
+        if ending.latest.search(block):
+            self._latest = block
 
     def _read(self, block: bytes, *, may_hide: bool) -> bytes:
         """Take a block of whole events; the same object unless an event was taken out of it."""
@@ -117,7 +154,7 @@ class SseMeter:
             complete = complete[:ahead] + kept if ahead >= 0 else kept[-ahead:]
         self._held = self._held + chunk if cut is None else chunk[cut:]
         if end:
-            hidden = self._read_rest(may_hide=True)
+            hidden = self._read_rest(may_hide=self._hide)
             held, self._held = self._held, b""
             shown = complete if hidden else complete + held
             return chunk if shown == chunk else shown
@@ -257,11 +294,31 @@ def make_meter(shape: ResponseShape, *, content_type: str, content_encoding: str
     return OpaqueMeter()
 
 
+def make_ending_meter(
+    shape: ResponseShape, *, content_type: str, content_encoding: str, hide_usage: bool
+) -> EndingMeter | None:
+    """A meter that can end the stream it reads; None where this response is no such stream."""
+    plain = content_encoding.strip().lower() in {"", "identity"}
+    if shape.ending is None or not plain or _media_type(content_type) != EVENT_STREAM:
+        return None
+    return SseMeter(shape, hide_usage=hide_usage, may_end=True)
+
+
+def _last_document(block: bytes, pattern: re.Pattern[bytes]) -> dict[str, object] | None:
+    """The last event of a block in which the pattern is found."""
+    matching = [event for event in events(block) if pattern.search(event)]
+    return decoded(fields(matching[-1])[1]) if matching else None
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
 def _plain_meter(shape: ResponseShape, content_type: str, *, hide_usage: bool) -> Meter:
-    media_type = content_type.partition(";")[0].strip().lower()
+    media_type = _media_type(content_type)
     if media_type == event_stream.CONTENT_TYPE:
         return event_stream.EventStreamMeter(shape)
-    if media_type == "text/event-stream":
+    if media_type == EVENT_STREAM:
         return SseMeter(shape, hide_usage=hide_usage)
     if media_type == "application/json" or media_type.endswith("+json"):
         return BodyMeter(shape)

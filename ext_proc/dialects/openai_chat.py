@@ -16,9 +16,11 @@ from collections.abc import Mapping
 from ext_proc.dialects import jsonbody
 from ext_proc.dialects.base import BaseDialect
 from ext_proc.dialects.content import PromptSize, count_server_tools
+from ext_proc.dialects.ending import CutPoint, Ending
 from ext_proc.dialects.errors import DialectError
 from ext_proc.dialects.interface import RequestFacts
 from ext_proc.dialects.openai_usage import usage_from_counts
+from ext_proc.dialects.sse import written
 from ext_proc.dialects.tally import Needle, ResponseShape, object_at, text_keys
 from ext_proc.dialects.usage_paths import UsageTable, paths
 
@@ -65,6 +67,29 @@ def usage_only(document: Mapping[str, object]) -> bool:
 
 DONE = Needle(b"[DONE]", re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]"))
 
+_OF_EVERY_CHUNK = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
+
+
+def _end(point: CutPoint) -> bytes | None:
+    """Every choice finishes with `length`; then the usage, where the client asked for it, and `[DONE]`."""
+    latest = point.latest.get("choices")
+    choices = [choice for choice in latest if isinstance(choice, dict)] if isinstance(latest, list) else []
+    if not choices or any(choice.get("finish_reason") for choice in choices):
+        return None
+    head = {name: point.latest[name] for name in _OF_EVERY_CHUNK if name in point.latest}
+    empty: dict[str, object] = {"delta": {}} if "delta" in choices[0] else {"text": ""}
+    finished = [
+        {"index": index, **empty, "logprobs": None, "finish_reason": "length"} for index in range(point.choices)
+    ]
+    usage = {
+        "prompt_tokens": point.input_tokens,
+        "completion_tokens": point.output_tokens,
+        "total_tokens": point.input_tokens + point.output_tokens,
+    }
+    told = written({**head, "choices": [], "usage": usage}) if point.shows_usage else b""
+    return written({**head, "choices": finished}) + told + b"data: [DONE]\n\n"
+
+
 SHAPE = ResponseShape(
     table=USAGE_TABLE,
     usage_from_counts=usage_from_counts,
@@ -75,6 +100,7 @@ SHAPE = ResponseShape(
     terminal=DONE,
     watched=object_at("usage"),
     usage_only=usage_only,
+    ending=Ending(latest=re.compile(rb'"choices"'), write=_end),
 )
 
 

@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from ext_proc.dialects import jsonbody
 from ext_proc.dialects.base import BaseDialect
 from ext_proc.dialects.content import PromptSize, count_server_tools
+from ext_proc.dialects.ending import CutPoint, Ending
 from ext_proc.dialects.errors import DialectError
 from ext_proc.dialects.interface import RequestFacts
 from ext_proc.dialects.openai_chat import LOCAL_TOOLS, OVERHEAD_PER_MESSAGE, OVERHEAD_PER_REQUEST, OVERHEAD_PER_TOOL
 from ext_proc.dialects.openai_usage import usage_from_counts
+from ext_proc.dialects.sse import written
 from ext_proc.dialects.tally import Needle, ResponseShape, object_at, text_keys
 from ext_proc.dialects.usage_paths import UsageTable, dig, paths
 
@@ -50,6 +52,23 @@ def _searches(document: Mapping[str, object]) -> Mapping[str, int]:
     return {"searches": made} if made else {}
 
 
+def _end(point: CutPoint) -> bytes | None:
+    """`response.incomplete`: the response as it began, without the output that the client has seen in pieces."""
+    response, number = (point.opening or {}).get("response"), point.latest.get("sequence_number")
+    if not isinstance(response, dict) or not isinstance(number, int):
+        return None
+    usage = {
+        "input_tokens": point.input_tokens,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": point.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": point.input_tokens + point.output_tokens,
+    }
+    name = "response.incomplete"
+    ended = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}, "usage": usage}
+    return written({"type": name, "sequence_number": number + 1, "response": {**response, **ended}}, name)
+
+
 SHAPE = ResponseShape(
     table=USAGE_TABLE,
     usage_from_counts=usage_from_counts,
@@ -59,6 +78,9 @@ SHAPE = ResponseShape(
     terminal=Needle(b'"response.', re.compile(rb'"type"\s*:\s*"response\.(?:completed|incomplete|failed)"')),
     watched=object_at("usage"),
     more_counts=_searches,
+    ending=Ending(
+        latest=re.compile(rb'"sequence_number"'), write=_end, opening=re.compile(rb'"type"\s*:\s*"response\.created"')
+    ),
 )
 
 _STORED = ("previous_response_id", "conversation", "prompt")

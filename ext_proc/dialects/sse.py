@@ -9,7 +9,9 @@ last event is the one with the usage.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+import orjson
 
 from ext_proc.dialects.buffer import WHOLE_MAX_BYTES, BoundedBuffer
 
@@ -104,6 +106,12 @@ def events(block: bytes) -> Iterator[bytes]:
         start = match.end()
     if start < len(block):
         yield block[start:]
+
+
+def written(document: Mapping[str, object], name: str = "") -> bytes:
+    """One event with this JSON as its data."""
+    head = f"event: {name}\n".encode() if name else b""
+    return b"%sdata: %s\n\n" % (head, orjson.dumps(document))
 
 
 def fields(event: bytes) -> tuple[bytes, bytes]:

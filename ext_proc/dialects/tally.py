@@ -14,6 +14,7 @@ from json import JSONDecoder
 import orjson
 
 from ext_proc.dialects.buffer import BoundedBuffer
+from ext_proc.dialects.ending import Ending
 from ext_proc.dialects.interface import Part, Reading
 from ext_proc.dialects.usage_paths import UsageTable, as_count, dig
 from ext_proc.pricing.usage import Usage, sum_tokens
@@ -74,6 +75,7 @@ class ResponseShape:
     media: Mapping[str, int] = field(
         default_factory=dict
     )  # bytes per token of recordings, by type, the usual one first
+    ending: Ending | None = None  # how its streams are ended before they are over; None: they cannot be
 
 
 class Tally:

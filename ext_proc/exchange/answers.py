@@ -9,6 +9,7 @@ from http import HTTPStatus
 from ext_proc.dialects import error_body
 from ext_proc.dialects.interface import Dialect
 from ext_proc.exchange.chain import Attempts, Chain
+from ext_proc.exchange.cutting import cut_of
 from ext_proc.exchange.effects import Forward, Refuse
 from ext_proc.exchange.events import RequestHead
 from ext_proc.exchange.ledger_refusals import Asked
@@ -94,6 +95,7 @@ def forward(
     rule = swapper.expanded_id if swapper is not None else lead.saving
     verdict = "downgrade" if downgraded or lead.saving else "clamp" if clamped else "pass"
     limit = granted_limit if inject else None
+    cut = cut_of(candidate.rules, proposal.dialect, facts, proposal.caller.plan)
     removed = headers_to_remove(
         head, settings.metadata_header, client_credential=candidate.target.account.client_credential
     )
@@ -114,7 +116,8 @@ def forward(
         labels=metric_labels(proposal, settings),
         would_refuse=would_refuse(proposal, reply),
         would_downgrade=would_downgrade(proposal, reply),
-        native=native and chain is None and not asks_usage and _is_small(proposal, reply.output_limit),
+        native=native and chain is None and cut is None and not asks_usage and _is_small(proposal, reply.output_limit),
+        cut=cut,
         store_failed=reply.stamp is None,
         learned_input=candidate.bounds.input.learned,
         learned_output=candidate.bounds.output_learned,

@@ -19,6 +19,7 @@ from ext_proc.exchange.chain import Chain
 from ext_proc.exchange.charging import by_failure
 from ext_proc.exchange.compact import compact
 from ext_proc.exchange.controls import Controls
+from ext_proc.exchange.cutting import cut_of
 from ext_proc.exchange.effects import AskHold, Refuse
 from ext_proc.exchange.errors import UnboundedError
 from ext_proc.exchange.leads import Lead
@@ -135,6 +136,7 @@ class Held:
             input_tokens=candidate.bounds.input_tokens,
             output_limit=reply.output_limit,
             began_ms=(self.attempt.now_us - minted_us(before.hold_id)) // 1_000,
+            cut=cut_of(candidate.rules, self.proposal.dialect, facts, self.proposal.caller.plan),
             store_failed=reply.stamp is None,
             learned_input=candidate.bounds.input.learned,
             learned_output=candidate.bounds.output_learned,

@@ -38,15 +38,27 @@ _TOKENS = tuple(name for name in USAGE_FIELDS if name not in NOT_TOKENS)
 
 
 def by_reading(
-    ticket: Ticket, head: ResponseHead, reading: Reading, now_us: int, *, cut: bool, learned: Learned = NOTHING
+    ticket: Ticket,
+    head: ResponseHead,
+    reading: Reading,
+    now_us: int,
+    *,
+    cut: bool,
+    cut_by: tuple[str, ...] = (),
+    learned: Learned = NOTHING,
 ) -> Resolution:
-    """Resolve from the response body: all of it, or what passed before it was cut."""
+    """Resolve from the response body: all of it, or what passed before it was cut. `cut_by`: by these rules of ours."""
     ending: dict[str, object] = {
         "status": head.status,
         "ended": "cut" if cut else "complete",
         "ttft_ms": _elapsed_ms(ticket, head.now_us),
         "duration_ms": _elapsed_ms(ticket, now_us),
     }
+    if cut_by:
+        ticket, ending = (
+            replace(ticket, verdict="cut", verdict_rule=cut_by[0]),
+            ending | {"ended": "exhausted", "cut_by": cut_by},
+        )
     ticket, ending = _served(ticket, reading, ending)
     usage = reading.usage
     if head.status >= _ERROR and not _is_billed(usage):
@@ -139,6 +151,12 @@ def by_failure(
     if timed_out:
         return _settle(ticket, _written_within(ticket, elapsed_us, learned), Basis.ESTIMATED, ending)
     return _release(ticket, requests=int(sent), ending=ending)
+
+
+def counted_output(reading: Reading, learned: Learned) -> int:
+    """The output tokens of a stream so far: as reported, where it reports as it goes, and by the bytes of its text."""
+    reported = reading.usage.output_tokens if reading.usage is not None and reading.output_known else 0
+    return max(reported, _passed(reading, learned))
 
 
 def _passed(reading: Reading, learned: Learned) -> int:

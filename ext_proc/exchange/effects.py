@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from ext_proc.exchange.chain import Chain, Limits
+from ext_proc.exchange.cutting import Cut
 from ext_proc.exchange.saving import ScoreWanted
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.ledger.interface import HoldRequest, Resolution
@@ -116,5 +117,23 @@ class PassChunk:
     replacement: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Ask the ledger whether a stream may run on to `output` tokens in all: those of `cut` may refuse."""
+
+    hold_id: str
+    output: int
+    cost_milli: int  # what each token costs at most, in thousandths of a nano-dollar
+    cut: Cut
+
+
+@dataclass(frozen=True, slots=True)
+class EndStream:
+    """End the client's answer with these events, and let go of the provider. `rules`: who wants it."""
+
+    ending: bytes
+    rules: tuple[str, ...]
+
+
 AdmissionEffect = AcknowledgeHead | AskScore | AskHold | GiveBack | Forward | PassUnmetered | Refuse | Observe
-SettlementEffect = Resolve | PassChunk
+SettlementEffect = Resolve | PassChunk | Extend | EndStream

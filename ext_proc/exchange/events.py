@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ext_proc.ledger.interface import HoldReply
+from ext_proc.ledger.interface import ExtendReply, HoldReply
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,15 @@ class ResponseChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class ExtendAnswered:
+    """The ledger's answer to an extension. `rules`: those that were asked, filled in, for people."""
+
+    reply: ExtendReply
+    rules: tuple[str, ...]
+    now_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class EndRecord:
     """Envoy's access log record of the end of a request: the universal end of every one.
 
@@ -108,4 +117,4 @@ class EndRecord:
 
 
 AdmissionEvent = RequestHead | RequestBody | ScoreAnswered | HoldAnswered | StreamEnded
-SettlementEvent = ResponseHead | ResponseChunk | StreamEnded | EndRecord
+SettlementEvent = ResponseHead | ResponseChunk | ExtendAnswered | StreamEnded | EndRecord

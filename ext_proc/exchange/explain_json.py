@@ -145,6 +145,7 @@ def _verdict(found: Explanation) -> dict[str, object]:
                 "text": answer["verdict"],
                 "target": ticket.target,
                 "output_limit": ticket.output_limit,
+                "cut_by": [] if ticket.cut is None else [rule for rule, _ in ticket.cut.rules],
                 "would_refuse": list(ticket.would_refuse),
                 "would_downgrade": list(ticket.would_downgrade),
             }

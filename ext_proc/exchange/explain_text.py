@@ -218,6 +218,9 @@ def _verdict(found: Explanation) -> Iterator[str]:
         case Forward(ticket=ticket, answer=answer):
             yield f"verdict: {answer['verdict']}"
             yield f"  served by {ticket.target}, at most {ticket.output_limit:,} output tokens"
+            if ticket.cut is not None:
+                rules = " or ".join(rule for rule, _ in ticket.cut.rules)
+                yield f"  cut beyond that, should {rules} be exhausted by then"
             for rule in ticket.would_refuse:
                 yield f"  {rule} is in audit mode and would have refused"
             for rule in ticket.would_downgrade:

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 
 from ext_proc.exchange.compact import compact
+from ext_proc.exchange.cutting import Cut
 from ext_proc.exchange.price_text import decode_price, encode_price
 from ext_proc.pricing.price import Price
 from ext_proc.pricing.usage import NO_USAGE, Usage
@@ -50,6 +51,7 @@ class Ticket:
     began_ms: int = 0  # how long after the request was admitted this attempt began
     native: bool = False  # Envoy's own parsers read the usage: the end record settles, no meter is waited for
     verdict_rule: str = ""  # the rule that decided it, where one did
+    cut: Cut | None = None  # who may end its stream before it is over
     store_failed: bool = False  # admitted while Redis did not answer: its hold is in a worker's outage journal
     learned_input: bool = False  # the input held was computed from what earlier requests have taught
     learned_output: bool = False
@@ -79,9 +81,14 @@ class Ticket:
             self.prompt_bytes,
             self.traffic,
             self.verdict_rule[:MAX_LABEL_CHARS],
-            *([] if self.units is NO_USAGE else [self.units.counts()]),
+            *([rare] if (rare := self._rare()) else []),
         ]
         return compact(fields)
+
+    def _rare(self) -> dict[str, object]:
+        """What few requests have, by name."""
+        units: dict[str, object] = {} if self.units is NO_USAGE else {"units": self.units.counts()}
+        return units if self.cut is None else {**units, "cut": self.cut.encode()}
 
     def _flags(self) -> int:
         named = (
@@ -95,8 +102,9 @@ class Ticket:
         """Read `encode`'s form. Raises ValueError where it is not one."""
         try:
             hold_id, dialect, operation, requested, target, price, input_tokens, output_limit, *rest = json.loads(text)
-            verdict, flags, labels, would_refuse, would_downgrade, began_ms, prompt_bytes, traffic, *rest = rest
-            verdict_rule, *units = rest
+            verdict, flags, labels, would_refuse, would_downgrade, began_ms, *rest = rest
+            prompt_bytes, traffic, verdict_rule, *rest = rest
+            rare = rest[0] if rest else {}
             return cls(
                 hold_id=hold_id,
                 dialect=dialect,
@@ -120,7 +128,8 @@ class Ticket:
                 learned_output=bool(flags & 32),
                 prompt_bytes=prompt_bytes,
                 traffic=traffic,
-                units=Usage(**units[0]) if units else NO_USAGE,
+                units=Usage(**rare["units"]) if "units" in rare else NO_USAGE,
+                cut=Cut.decode(rare["cut"]) if "cut" in rare else None,
             )
         except (TypeError, KeyError, IndexError) as error:
             raise ValueError(f"not a ticket: {text[:80]!r}") from error

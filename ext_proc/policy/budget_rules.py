@@ -33,7 +33,7 @@ from ext_proc.policy.documents.budget_v2 import (
 from ext_proc.policy.documents.common import DEFAULT_THRESHOLDS, Alerts, bucket_key, fill, placeholders
 from ext_proc.policy.documents.rate_limit import RateDocument, RateRule
 from ext_proc.policy.rules import Rule, Throttle
-from ext_proc.policy.terms import ConstrainAction, Constrained, OnMissingKey
+from ext_proc.policy.terms import ConstrainAction, Constrained, OnExhaustedStream, OnMissingKey
 from ext_proc.policy.units import BUDGET_UNITS, RATE_UNITS, Unit, cap_of
 
 DEFAULT_CONSTRAINED = Constrained(at_percent=90, action=ConstrainAction.DOWNGRADE)
@@ -67,6 +67,7 @@ def budget_rules(document: BudgetDocument) -> Iterator[Rule]:
             strict=rule.admission is Admission.STRICT,
             on_store_failure=rule.on_store_failure,
             on_exhausted=rule.on_exhausted,
+            cuts_streams=rule.on_exhausted_stream is OnExhaustedStream.CUT,
             constrained=_constrained(rule),
             throttle=_throttle(rule.constrained),
             mitigation=rule.mitigation,

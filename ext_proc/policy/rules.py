@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -29,6 +29,9 @@ NONE_SHOWN = "(none)"
 
 MAX_KEPT_ACCOUNTS = 32_768
 """Matched rules are built once per rule and bucket; past this many the memory starts anew."""
+
+Bucket = tuple[tuple[str, str | None], ...]
+"""What a rule applies per, with the values of one request."""
 
 _NO_PLANS: Mapping[str, int] = MappingProxyType({})
 
@@ -65,6 +68,7 @@ class Rule:
     strict: bool = False
     on_store_failure: OnStoreFailure = OnStoreFailure.REFUSE
     on_exhausted: OnExhausted = OnExhausted.REFUSE
+    cuts_streams: bool = False
     constrained: Constrained | None = None
     throttle: Throttle | None = None
     mitigation: str | None = None
@@ -109,6 +113,10 @@ class RuleSet:
         self._refusing = frozenset(
             index for index, rule in enumerate(self.rules) if rule.on_missing_key is OnMissingKey.REFUSE
         )
+        self._cutting: dict[str, list[Rule]] = {}
+        for rule in self.rules:
+            if rule.cuts_streams and not rule.audit:
+                self._cutting.setdefault(rule.id, []).append(rule)
         self._kept: dict[tuple[int, tuple[str | None, ...], int, bool], MatchedRule] = {}
 
     def match(self, facts: MatchFacts) -> tuple[MatchedRule, ...]:
@@ -140,6 +148,15 @@ class RuleSet:
                 if missing:
                     findings.append(TagFinding(rule.id, missing, enforced=not rule.audit))
         return tuple(findings)
+
+    def cutting(self, named: Iterable[tuple[str, Bucket]], plan: str | None) -> tuple[AccountSpec, ...]:
+        """Of these rules, as written, in these buckets: the accounts that cut streams, with the caps they have now."""
+        return tuple(
+            _build(rule, tuple(value for _, value in bucket), rule.cap_for(plan), decides=True).account
+            for rule_id, bucket in named
+            for rule in self._cutting.get(rule_id, ())
+            if rule.keys == tuple(key for key, _ in bucket)
+        )
 
     def accounts(self, rule_id: str, bucket: Mapping[str, str | None]) -> tuple[AccountSpec, ...]:
         """The accounts of a rule, named as written or filled in, in one bucket: what no request has to match."""
@@ -199,6 +216,7 @@ def _build(rule: Rule, values: tuple[str | None, ...], cap: int, *, decides: boo
         mitigation=rule.mitigation,
         dashboard=rule.dashboard,
         on_exhausted=rule.on_exhausted,
+        cuts_streams=rule.cuts_streams,
         constrained=constrained,
         would_decide=decides and rule.audit,
         subject=_subject(rule.condition),

@@ -37,6 +37,13 @@ class OnExhausted(StrEnum):
     LATCH = "latch"  # stays shut across resets until resumed by hand
 
 
+class OnExhaustedStream(StrEnum):
+    """What a rule does to an answer that goes on past what was held for it, once the account is exhausted."""
+
+    FINISH = "finish"
+    CUT = "cut"
+
+
 class OnMissingKey(StrEnum):
     """What a rule does with a request that lacks what it applies per."""
 
@@ -113,6 +120,7 @@ class MatchedRule:
     mitigation: str | None = None  # a text of the rule's own
     dashboard: str | None = None  # a link of the rule's own
     on_exhausted: OnExhausted = OnExhausted.REFUSE
+    cuts_streams: bool = False  # `on_exhausted_stream: cut`
     constrained: Constrained | None = None  # None: nothing happens before the cap
     would_decide: bool = False  # in audit mode, and would decide were it enforced
     subject: tuple[str, str] | None = None  # the one tag or caller its `when` names: whom the budget belongs to

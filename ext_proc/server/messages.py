@@ -22,6 +22,7 @@ from ext_proc.server.settings import Metering
 from ext_proc.wire import access_log_pb2 as log_pb
 from ext_proc.wire import core_pb2 as core_pb
 from ext_proc.wire import external_processor_pb2 as pb
+from ext_proc.wire import processing_mode_pb2 as mode_pb
 
 CLUSTER_HEADER: Final = "x-tollgate-cluster"
 SIGN_HEADER: Final = "x-tollgate-sign"
@@ -42,6 +43,17 @@ CONTINUE_REQUEST_HEADERS: Final = pb.ProcessingResponse(request_headers=pb.Heade
 CONTINUE_RESPONSE_HEADERS: Final = pb.ProcessingResponse(response_headers=pb.HeadersResponse()).SerializeToString()
 CONTINUE_RESPONSE_BODY: Final = pb.ProcessingResponse(response_body=pb.BodyResponse()).SerializeToString()
 CONTINUE_RESPONSE_TRAILERS: Final = pb.ProcessingResponse(response_trailers=pb.TrailersResponse()).SerializeToString()
+
+END_HERE_RESPONSE_HEADERS: Final = pb.ProcessingResponse(
+    response_headers=pb.HeadersResponse(),
+    mode_override=mode_pb.ProcessingMode(
+        response_header_mode=mode_pb.ProcessingMode.SEND,
+        request_body_mode=mode_pb.ProcessingMode.NONE,
+        response_body_mode=mode_pb.ProcessingMode.FULL_DUPLEX_STREAMED,
+        response_trailer_mode=mode_pb.ProcessingMode.SEND,
+    ),
+).SerializeToString()
+"""Go on, and hand over the body: in full duplex it is ours to pass on, and to end before the provider has."""
 
 _PSEUDO_PATH, _PSEUDO_METHOD = ":path", ":method"
 
@@ -220,6 +232,15 @@ def replace_chunk(replacement: bytes) -> bytes:
         mutation.body = replacement
     else:
         mutation.clear_body = True
+    return response.SerializeToString()
+
+
+def pass_on(body: bytes, *, end: bool) -> bytes:
+    """A piece of a body that was handed over to us. `end` before the provider's own makes Envoy let go of it."""
+    response = pb.ProcessingResponse()
+    streamed = response.response_body.response.body_mutation.streamed_response
+    streamed.body = body
+    streamed.end_of_stream = end
     return response.SerializeToString()
 
 

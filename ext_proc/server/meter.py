@@ -1,17 +1,20 @@
 """The meter role: reads one response and settles it, without ever standing in its way.
 
 Fail open in both directions: Envoy goes on without us, and whatever goes wrong here lets the response pass unchanged
-and leaves the charge to the end record.
+and leaves the charge to the end record. A stream that may be cut is the exception: its body is handed over to us.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterable
 
-from ext_proc.exchange.effects import PassChunk, Resolve, SettlementEffect
-from ext_proc.exchange.events import ResponseChunk, SettlementEvent, StreamEnded
+from ext_proc.exchange.effects import EndStream, Extend, PassChunk, Resolve, SettlementEffect
+from ext_proc.exchange.events import ExtendAnswered, ResponseChunk, SettlementEvent, StreamEnded
 from ext_proc.exchange.settlement import Settlement
 from ext_proc.exchange.ticket import Ticket
+from ext_proc.ledger.interface import Extension
 from ext_proc.server import messages
 from ext_proc.server.state import Worker
 from ext_proc.server.streams import Stream, next_message
@@ -31,7 +34,8 @@ class Meter:
         observer = _Observer(self._worker)
         try:
             while (message := await next_message(stream)) is not None:
-                await stream.write(observer.answer(message))
+                for answer in await observer.answers(message):
+                    await stream.write(answer)
         finally:
             # The end of the stream may come as a half-close or as a cancellation; neither says why.
             observer.end()
@@ -43,17 +47,20 @@ class _Observer:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._settlement: Settlement | None = None
+        self._handed_over = False  # the body is ours to pass on
+        self._ended = False  # we have ended it
 
-    def answer(self, message: pb.ProcessingRequest) -> bytes:
-        """The one answer Envoy expects to each message."""
+    async def answers(self, message: pb.ProcessingRequest) -> tuple[bytes, ...]:
+        """What Envoy expects to each message: one answer, or any number where the body was handed over."""
         match message.WhichOneof("request"):
+            case "response_body" if self._handed_over:
+                return await self._on_own_body(message.response_body)
             case "response_body":
-                return self._on_body(message.response_body)
+                return (self._on_body(message.response_body),)
             case "response_headers":
-                return self._on_headers(message)
+                return (self._on_headers(message),)
             case "response_trailers":
-                self._receive(ResponseChunk(b"", end=True, now_us=self._worker.now_us()))
-                return messages.CONTINUE_RESPONSE_TRAILERS
+                return self._on_trailers()
             case other:
                 self._worker.metrics.protocol_error("meter_message")
                 raise ValueError(f"meter takes responses only, not {other}")
@@ -71,14 +78,49 @@ class _Observer:
         else:
             self._settlement = Settlement(ticket, self._worker.learned(ticket.target))
             self._receive(messages.response_head(message.response_headers, self._worker.now_us()))
-        return messages.CONTINUE_RESPONSE_HEADERS
+        self._handed_over = self._settlement is not None and self._settlement.may_end_stream
+        return messages.END_HERE_RESPONSE_HEADERS if self._handed_over else messages.CONTINUE_RESPONSE_HEADERS
 
     def _on_body(self, body: pb.HttpBody) -> bytes:
-        effects = self._receive(ResponseChunk(body.body, body.end_of_stream, self._worker.now_us()))
-        for effect in effects:
-            if isinstance(effect, PassChunk) and effect.replacement is not None:
-                return messages.replace_chunk(effect.replacement)
-        return messages.CONTINUE_RESPONSE_BODY
+        shown = _shown(self._take(body), body.body)
+        return messages.CONTINUE_RESPONSE_BODY if shown is body.body else messages.replace_chunk(shown)
+
+    async def _on_own_body(self, body: pb.HttpBody) -> tuple[bytes, ...]:
+        """Pass the chunk on; where the ledger has no room for what comes after it, with the end of the stream."""
+        if self._ended:
+            return ()
+        effects = self._take(body)
+        shown, end = _shown(effects, body.body), body.end_of_stream
+        for extend in effects:
+            if isinstance(extend, Extend) and (ending := await self._extend(extend)) is not None:
+                shown, end = shown + ending, True
+        self._ended = end
+        return (messages.pass_on(shown, end=end),) if shown or end else ()
+
+    def _on_trailers(self) -> tuple[bytes, ...]:
+        effects = self._receive(ResponseChunk(b"", end=True, now_us=self._worker.now_us()))
+        rest = _shown(effects, b"")
+        own = (messages.pass_on(rest, end=False),) if rest and self._handed_over else ()
+        return (*own, messages.CONTINUE_RESPONSE_TRAILERS)
+
+    async def _extend(self, extend: Extend) -> bytes | None:
+        """Ask whether the stream may go on; its end, where it may not."""
+        worker = self._worker
+        asked = worker.terms.snapshot.rules.cutting(extend.cut.rules, extend.cut.plan)
+        started = time.perf_counter()
+        reply = await worker.ledger.extend(Extension(extend.hold_id, extend.output, extend.cost_milli, asked))
+        seconds = time.perf_counter() - started
+        worker.metrics.ledger_call(operation="extend", code=reply.code.value, seconds=seconds)
+        rules = tuple(dict.fromkeys(account.expanded_id for account in asked))
+        for effect in self._receive(ExtendAnswered(reply, rules, worker.now_us())):
+            if isinstance(effect, EndStream):
+                for account in asked:
+                    worker.metrics.stream_cut(account.rule_id)
+                return effect.ending
+        return None
+
+    def _take(self, body: pb.HttpBody) -> tuple[SettlementEffect, ...]:
+        return self._receive(ResponseChunk(body.body, body.end_of_stream, self._worker.now_us()))
 
     def _receive(self, event: SettlementEvent) -> tuple[SettlementEffect, ...]:
         """Feed the machine. A fault of ours stops the metering of this response, never the response."""
@@ -95,3 +137,11 @@ class _Observer:
             if isinstance(effect, Resolve):
                 self._worker.settler.settle(effect)
         return effects
+
+
+def _shown(effects: Iterable[SettlementEffect], body: bytes) -> bytes:
+    """What the client gets in the place of this chunk; the same object where nothing is to change."""
+    for effect in effects:
+        if isinstance(effect, PassChunk) and effect.replacement is not None:
+            return effect.replacement
+    return body

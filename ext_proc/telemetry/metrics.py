@@ -73,6 +73,7 @@ class Metrics:
         self._would_downgrade = self._counter(names.WOULD_DOWNGRADE)
         self._downgrades = self._counter(names.DOWNGRADES)
         self._scores = self._counter(names.SCORES)
+        self._streams_cut = self._counter(names.STREAMS_CUT)
         self._ignored_headers = self._counter(names.IGNORED_HEADERS)
         self._protocol_errors = self._counter(names.PROTOCOL_ERRORS)
         self._usage_missing = self._counter(names.USAGE_MISSING)
@@ -186,6 +187,10 @@ class Metrics:
     def scored(self, rule: str, result: str) -> None:
         """The scorer of a saving rule was asked, or is paused."""
         self._scores.child(rule, result).inc()
+
+    def stream_cut(self, rule: str) -> None:
+        """An answer was ended because the account of a rule is exhausted."""
+        self._streams_cut.child(rule).inc()
 
     def ignored_header(self, name: str) -> None:
         """An `x-tfy-*` header came that means nothing to us."""

@@ -133,6 +133,12 @@ SCORES = MetricName(
     "Scorers asked by saving rules: scored, late, failed, or paused after failures.",
     ("rule", "result"),
 )
+STREAMS_CUT = MetricName(
+    "tollgate_streams_cut",
+    Kind.COUNTER,
+    "Answers ended because an account was exhausted, by the rule that did.",
+    ("rule",),
+)
 IGNORED_HEADERS = MetricName(
     "tollgate_ignored_headers", Kind.COUNTER, "x-tfy-* request headers that mean nothing to us.", ("name",)
 )

@@ -672,7 +672,7 @@ async def snapshot(ledger: RedisLedger) -> dict[bytes, object]:
 
 @pytest.mark.parametrize("store", ["memory", "redis"])
 def test_extension_is_the_largest_that_fits_and_every_account_follows(store: str, redis_url: str) -> None:
-    """The account that may refuse sets how far it goes; the others of the hold take the same tokens, past their caps."""
+    """The account that may refuse sets how far it goes; the rest of the hold takes the same tokens, past its caps."""
     cost = account("cost", window=LIFETIME, cap=100)
     tokens = account("tokens", window=LIFETIME, measure=Measure.TOKENS, cap=15)
     requests = account("requests", window=LIFETIME, measure=Measure.REQUESTS, cap=1)

@@ -8,6 +8,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Literal
 
+from ext_proc.ledger.interface import Measure
 from ext_proc.policy.documents.common import (
     MAX_APPLIES_PER,
     Alerts,
@@ -21,6 +22,7 @@ from ext_proc.policy.fields import Located, Problem, optional, required
 from ext_proc.policy.terms import (
     ConstrainAction,
     OnExhausted,
+    OnExhaustedStream,
     OnInsufficient,
     OnMissingKey,
     OnStoreFailure,
@@ -30,6 +32,8 @@ from ext_proc.policy.units import BUDGET_UNITS, RATE_UNITS, cap_problem
 _RATE_WORDS = tuple(
     (unit, "put it in a gateway-rate-limiting-config") for unit in RATE_UNITS if unit not in BUDGET_UNITS
 )
+
+_MOVED_BY_OUTPUT = frozenset({Measure.COST, Measure.TOKENS, Measure.OUTPUT_TOKENS})
 
 TENANT_PLAN = "tenant.plan"
 
@@ -120,6 +124,13 @@ class BudgetRule(Located):
         example="refuse",
         extension=True,
     )
+    on_exhausted_stream: OnExhaustedStream = optional(
+        "A stream that runs beyond its hold while the account is exhausted: `finish` it, or `cut` it as if it had "
+        "reached its output limit.",
+        default=OnExhaustedStream.FINISH,
+        example="cut",
+        extension=True,
+    )
     on_insufficient: OnInsufficient = optional(
         "When the rest cannot carry the whole output bound: `refuse`, or `clamp` the output limit to what it affords.",
         default=OnInsufficient.REFUSE,
@@ -168,6 +179,9 @@ class BudgetRule(Located):
             if problem:
                 yield (name, *problem)
         yield from applies_per_problems("budget_applies_per", self.budget_applies_per)
+        if self.on_exhausted_stream is OnExhaustedStream.CUT and measure not in _MOVED_BY_OUTPUT:
+            cure = "use a unit of cost or of tokens that counts output, or remove the field"
+            yield ("on_exhausted_stream", f"no stream exhausts {self.unit}: it does not count output", cure)
         problem = timezone_problem(self.timezone)
         if problem:
             yield ("timezone", *problem)

@@ -12,6 +12,7 @@ from ext_proc.policy.lint.people import people_warnings
 from ext_proc.policy.lint.prices import price_warnings
 from ext_proc.policy.lint.residency import residency_warnings
 from ext_proc.policy.lint.secrets import secret_warnings
+from ext_proc.policy.lint.streams import stream_warnings
 from ext_proc.policy.snapshot import MatchFacts, Snapshot
 from ext_proc.policy.yaml_source import SourceFile
 from ext_proc.pricing.book import PriceBook
@@ -40,6 +41,7 @@ def lint(
     found = [*matching_warnings(snapshot, samples), *people_warnings(snapshot), *secret_warnings(files)]
     found += residency_warnings(snapshot)
     found += chain_warnings(snapshot)
+    found += stream_warnings(snapshot)
     if prices is not None:
         found += price_warnings(snapshot, prices.book, prices.at_us)
     return sorted(set(found))
