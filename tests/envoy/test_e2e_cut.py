@@ -29,6 +29,14 @@ rules:
   - {id: finishes, when: {metadata: {mode: finish}}, limit_to: 600, unit: tokens_per_month,
      budget_applies_per: [metadata.cost_center]}
 ---
+name: routing
+type: gateway-load-balancing-config
+rules:
+  - id: chat
+    type: priority-based-routing
+    when: {models: [chat]}
+    load_balance_targets: [{target: openai-main/gpt-4o-mini, priority: 0}, {target: openai-main/gpt-4o, priority: 1}]
+---
 name: settings
 type: gateway-settings
 default_output_tokens: 100
@@ -161,6 +169,24 @@ def test_other_streams_end_in_their_own_way(gateway: Gateway, dialect: str) -> N
     assert word in end
     assert answer.text.endswith("data: [DONE]\n\n") is (dialect == "completions")
     the_cut(gateway)
+
+
+def test_a_stream_of_a_chain_is_cut_and_its_target_stays_healthy(gateway: Gateway) -> None:
+    """That we let go of a provider says nothing against it."""
+    behavior = stuck_after(90, gateway.cost_center)
+
+    answer = gateway.chat(model="chat", stream=True, usage={"input": 10, "output": ANSWER}, behavior=behavior)
+
+    assert answer.headers["x-tollgate-attempts"] == "1"
+    assert '"finish_reason":"length"' in answer.text
+    the_cut(gateway)
+
+    def counted() -> dict[str, Any] | None:
+        targets = gateway.admin.get("/v1/targets").json()["targets"]
+        (entry,) = [entry for entry in targets if entry["target"] == "openai-main/gpt-4o-mini"]
+        return entry if entry["attempts"] else None
+
+    assert eventually(counted, "the attempt in the target's counts")["failures"] == 0
 
 
 def test_a_rule_without_the_field_lets_the_stream_finish(gateway: Gateway) -> None:
