@@ -125,7 +125,7 @@ class Calibration:
         return replace(known, output_tokens=_within(output, (least, default_output_tokens * OUTPUT_CEILING_FACTOR)))
 
 
-NOTHING_LEARNED: Final = Calibration()
+NOTHING_LEARNED: Final[Calibration] = Calibration()
 
 
 def traffic_of(rule_ids: Iterable[str]) -> str:
