@@ -41,6 +41,8 @@ PINNED = {
     "tollgate_missing_key_total": ("rule",),
     "tollgate_would_refuse_total": ("rule",),
     "tollgate_would_downgrade_total": ("rule",),
+    "tollgate_downgrades_total": ("rule",),
+    "tollgate_scores_total": ("rule", "result"),
     "tollgate_streams_cut_total": ("rule",),
     "tollgate_ignored_headers_total": ("name",),
     "tollgate_protocol_errors_total": ("kind",),
@@ -87,6 +89,8 @@ def everything_happens(metrics: Metrics, model: str = "openai-main/gpt-4o") -> N
     metrics.missing_key("per-repo")
     metrics.would_refuse("must-tag")
     metrics.would_downgrade("search-weekly")
+    metrics.downgraded("search-weekly")
+    metrics.scored("short-prompts", "late")
     metrics.stream_cut("search-weekly")
     metrics.ignored_header("x-tfy-user")
     metrics.protocol_error("unexpected_request_trailers")
