@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -77,3 +78,17 @@ def wait_for(url: str, process: subprocess.Popen[str], log: Path) -> None:
             return
         time.sleep(0.1)
     raise BenchError(f"nothing answered at {url}: {log.read_text()[-2000:]}")
+
+
+@contextlib.contextmanager
+def redis_server(directory: Path) -> Iterator[str]:
+    """The URL of a Redis of one's own, without persistence."""
+    path = directory / "redis.sock"
+    beside_python = Path(sys.executable).parent / "redis-server"
+    binary = str(beside_python) if beside_python.exists() else "redis-server"
+    with running([binary, "--port", "0", "--unixsocket", str(path), "--save", ""]) as process:
+        while not path.exists():
+            if process.poll() is not None:
+                raise BenchError(f"{binary} ended with status {process.returncode}")
+            time.sleep(0.05)
+        yield f"unix://{path}"

@@ -24,6 +24,9 @@ import pytest
 READY_SECONDS = 90.0  # generous: two cores may run several stacks at once
 STOP_SECONDS = 60.0
 
+METERING = "TOLLGATE_TEST_METERING"
+"""Names the way of metering of every stack that does not choose one itself: `./dev test --metering …` sets it."""
+
 TRANSIENT = {"lock", "children.json", "children.new", "metrics"}
 """What is in a state directory while a stack runs and must be gone after an orderly stop."""
 
@@ -144,6 +147,8 @@ def start_stack(
         policies = written
     state_dir = state_dir or directory / "state"
     errors = directory / "stderr"
+    if "--metering" not in options and (way := os.environ.get(METERING)):
+        options = (*options, "--metering", way)
     with errors.open("w") as stderr:
         process = subprocess.Popen(
             [

@@ -12,6 +12,10 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.machine import cpu_us
 
+REST_MS = 100
+"""Between two requests of a connection at a steady rate: long beside an answer, so that the rate is about what was
+asked for. wrk draws each rest at random up to twice this, so requests come in as uneven a stream as clients send."""
+
 SCRIPT = """
 wrk.method = "POST"
 wrk.body = %(body)s
@@ -64,12 +68,15 @@ def run(
     rate: float | None = None,
     core: int | None = None,
 ) -> Outcome:
-    """Load for so many seconds; `rate`: requests per second, else as many as come."""
+    """Load for so many seconds, as much as these connections bring; `rate`: about so many requests per second instead,
+    from as many connections as it takes for each to rest for a tenth of a second between two requests.
+    """
     wrk = shutil.which("wrk")
     if wrk is None:
         raise BenchError("wrk is not installed. Debian, Ubuntu: sudo apt-get install wrk")
     script = directory / "load.lua"
-    # A delay function makes wrk pause between a connection's requests: with enough connections, a steady rate.
+    if rate is not None:
+        connections = max(8, round(rate * REST_MS / 1_000))
     pause_ms = 0 if rate is None else connections / rate * 1_000
     script.write_text(
         SCRIPT

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.gateways import streams, subjects
+from bench.gateways import start, streams, subjects
 from bench.gateways.load import Outcome, Request, run
 from bench.gateways.report import ALONE, FLOOR, NATIVE, STREAM
 from bench.gateways.subjects import Subject
@@ -21,6 +21,9 @@ from bench.gateways.subjects import Subject
 WARM_SECONDS = 2.0
 CHUNKS = (2, 102)
 """A stream of few chunks and one of a hundred more: the difference is what a chunk costs."""
+
+BODY = {"model": "gpt-4o-mini", "max_tokens": 400, "messages": [{"role": "user", "content": "word " * 205}]}
+"""A chat completion with 1 KB of prompt."""
 
 Maker = Callable[..., contextlib.AbstractContextManager[Subject]]
 
@@ -32,6 +35,7 @@ class Plan:
     seconds: float
     streams: int
     first_tokens: int
+    starts: int
     litellm: Path | None
 
 
@@ -76,6 +80,7 @@ class Bench:
                     self.rows[name]["half load"] = _figures(outcome)
             self._open_streams(provider)
             self._rules(provider)
+            self._starts(provider)
         self._one_core()
         return self.rows
 
@@ -130,8 +135,21 @@ class Bench:
             with _started(name, maker, provider) as (subject, directory):
                 self.rows[name] = {"plain": _figures(self._load(subject, _plain_request(subject), directory))}
 
+    def _starts(self, provider: str) -> None:
+        """The least of a few: files are in the page cache then, as on a machine that has started it before."""
+        taken = []
+        for number in range(self._plan.starts):
+            print(f"  tollgate serve, start {number + 1} …", file=sys.stderr, flush=True)
+            with tempfile.TemporaryDirectory(prefix="tg-bench-") as directory:
+                request = _plain_request(Subject("", {}, subjects.TOLLGATE_HEADERS))
+                taken.append(start.seconds_to_first_answer(provider, Path(directory), request))
+        self.rows["tollgate serve"] = {"seconds to first answer": [round(seconds, 2) for seconds in taken]}
+
     def _one_core(self) -> None:
-        """The gateway alone on the first core; the provider and wrk on the last."""
+        """The gateway alone on the first core; the provider and wrk on the last. Envoy alone is asked last for the rate
+        of 90 % of Tollgate's saturation, so that the two can be compared.
+        """
+        saturation: dict[str, float] = {}
         with subjects.mock_provider(core=subjects.last_core()) as (provider, _):
             makers: dict[str, Maker] = {
                 ALONE: subjects.envoy_alone,
@@ -140,12 +158,23 @@ class Bench:
             if self._plan.litellm is not None:
                 makers["LiteLLM"] = partial(subjects.litellm, self._plan.litellm)
             for name, maker in makers.items():
-                pinned = partial(maker, core=0)
-                with _started(f"{name}, one core", pinned, provider) as (subject, directory):
+                with _started(f"{name}, one core", partial(maker, core=0), provider) as (subject, directory):
                     request, core = _plain_request(subject), subjects.last_core()
-                    row = {"plain": _figures(self._load(subject, request, directory, core=core))}
+                    plain = self._load(subject, request, directory, core=core)
+                    row = {"plain": _figures(plain)}
                     row["at 350/s"] = _figures(self._load(subject, request, directory, core=core, rate=350.0))
+                    if name != ALONE:
+                        saturation[name] = rate = 0.9 * plain.rate
+                        row["at 90 %"] = _figures(self._load(subject, request, directory, core=core, rate=rate))
                     self.rows[f"{name}, one core"] = row
+            name = "Tollgate native"
+            with _started(f"{ALONE}, at the rate of {name}", partial(subjects.envoy_alone, core=0), provider) as (
+                subject,
+                directory,
+            ):
+                request, core = _plain_request(subject), subjects.last_core()
+                outcome = self._load(subject, request, directory, core=core, rate=saturation[name])
+                self.rows[f"{ALONE}, one core"]["at 90 %"] = _figures(outcome)
 
 
 @contextlib.contextmanager
@@ -173,7 +202,7 @@ def _stream_request(subject: Subject, chunks: int) -> Request:
 
 
 def _request(subject: Subject, mock: dict[str, Any], more: dict[str, Any]) -> Request:
-    body = {"model": "gpt-4o-mini", "max_tokens": 400, "messages": [{"role": "user", "content": "word " * 205}], **more}
+    body = {**BODY, **more}
     headers = {f"x-mock-{name}": json.dumps(value, separators=(",", ":")) for name, value in mock.items()}
     return Request(
         "/v1/chat/completions",

@@ -21,6 +21,7 @@ from ext_proc.identity.keys import KeyHash, key_text
 KEY = key_text("bench", "b" * 43)
 LITELLM_KEY = "sk-bench-master-key"
 TAGS = {"cost_center": "bench", "repo": "ranking", "team": "search", "environment": "ci"}
+TOLLGATE_HEADERS = {"authorization": f"Bearer {KEY}", "x-tfy-metadata": json.dumps(TAGS, separators=(",", ":"))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,10 @@ def tollgate(
     provider: str, directory: Path, core: int | None = None, *, metering: str, workers: int = 1, rules: int = 50
 ) -> Iterator[Subject]:
     """`tollgate up` with everything on: keys, tags, budgets and a rate limit in Redis, journal, metrics."""
-    policies = directory / "policies"
-    policies.mkdir()
-    (policies / "bench.yaml").write_text(_policies(rules))
-    command = [sys.executable, "-P", "-m", "ext_proc.cli", "up", "--policies", str(policies)]
+    chosen = directory / "policies"
+    chosen.mkdir()
+    (chosen / "bench.yaml").write_text(policies(rules))
+    command = [sys.executable, "-P", "-m", "ext_proc.cli", "up", "--policies", str(chosen)]
     command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--state-dir", str(directory / "state")]
     command += ["--workers", str(workers), "--metering", metering, "--upstream", f"openai-main={provider}"]
     command += ["--upstream", f"anthropic-main={provider}", "--drain", "1"]
@@ -82,8 +83,7 @@ def tollgate(
             "sidecar": [pid for name, pid in pids.items() if re.fullmatch(r"w\d+", name)],
             "redis": [pids["redis"]],
         }
-        headers = {"authorization": f"Bearer {KEY}", "x-tfy-metadata": json.dumps(TAGS, separators=(",", ":"))}
-        yield Subject(listening[1], groups, headers)
+        yield Subject(listening[1], groups, TOLLGATE_HEADERS)
 
 
 @contextlib.contextmanager
@@ -115,7 +115,7 @@ def last_core() -> int:
     return max(os.sched_getaffinity(0))
 
 
-def _policies(rules: int) -> str:
+def policies(rules: int) -> str:
     """So many rules about the request's first tag, of which four match it: the others want another repository."""
     others = "".join(
         f"  - id: other-{n}\n    when: {{metadata: {{cost_center: bench, repo: other-{n}}}}}\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import unquote
 
 from ext_proc.dialects.anthropic_messages import AnthropicCountTokens, AnthropicMessages
@@ -68,6 +69,7 @@ _DIALECTS: dict[str, Dialect] = {
     speaker.name: speaker for speaker in (*_AT.values(), *(speaker for _, speaker in _LIKE))
 }
 
+_PATHS_KEPT = 1_024
 _VERSIONED = re.compile(r"/(?:v\d|model/|openai/)")
 _ODD = re.compile(r"//|/\.{1,2}(?:/|$)|%2e|\\", re.IGNORECASE)  # what another reader could resolve to another path
 _KEY_PARAMETER = re.compile(r"(?:^|&)key=[^&]*")
@@ -81,14 +83,22 @@ def resolve(method: str, path: str) -> Endpoint | None:
     if method != "POST":
         return None
     plain, _, query = path.partition("?")
+    found = _found(plain)
+    if found is None:
+        return None
+    speaker, upstream = found
+    query = _KEY_PARAMETER.sub("", query).lstrip("&")
+    return Endpoint(speaker, f"{upstream}?{query}" if query else upstream)
+
+
+@lru_cache(maxsize=_PATHS_KEPT)
+def _found(plain: str) -> tuple[Dialect, str] | None:
+    """Who speaks at a path without its query, and the provider's own path."""
     upstream = _without_base(plain)
     if _ODD.search(upstream):
         return None
     speaker = _AT.get(upstream) or next((found for like, found in _LIKE if like.fullmatch(upstream)), None)
-    if speaker is None:
-        return None
-    query = _KEY_PARAMETER.sub("", query).lstrip("&")
-    return Endpoint(speaker, f"{upstream}?{query}" if query else upstream)
+    return None if speaker is None else (speaker, upstream)
 
 
 def upstream_of(path: str) -> str:

@@ -71,8 +71,12 @@ def candidates(
 
     Raises UnboundedError where strict admission cannot bound one of them.
     """
-    first = replace(candidate(target, facts, match, terms), gives_way=cheaper is not None)
+    first = candidate(target, facts, match, terms)
+    if cheaper is not None:
+        first = replace(first, gives_way=True)
     acting = [rule for rule in first.rules if rule.deciding and rule.constrained is not None]
+    if cheaper is None and not acting and not fallbacks:
+        return (first,)
     by_action = {
         action: tuple(rule for rule in acting if rule.constrained and rule.constrained.action is action)
         for action in ConstrainAction

@@ -6,8 +6,9 @@ present in every access log record. It holds figures, never credentials.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+
+from orjson import loads
 
 from ext_proc.exchange.compact import compact
 from ext_proc.exchange.cutting import Cut
@@ -101,7 +102,7 @@ class Ticket:
     def decode(cls, text: str) -> Ticket:
         """Read `encode`'s form. Raises ValueError where it is not one."""
         try:
-            hold_id, dialect, operation, requested, target, price, input_tokens, output_limit, *rest = json.loads(text)
+            hold_id, dialect, operation, requested, target, price, input_tokens, output_limit, *rest = loads(text)
             verdict, flags, labels, would_refuse, would_downgrade, began_ms, *rest = rest
             prompt_bytes, traffic, verdict_rule, *rest = rest
             rare = rest[0] if rest else {}

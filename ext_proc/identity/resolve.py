@@ -118,19 +118,23 @@ def _known(
     if key.speaks_for_tenants:
         tenant = sent.get(TENANT_TAG) or tenant
     trusted = _trusted(key, tenant, own_tags, identities)
+    tags = {**sent, **trusted}
     known = Caller(
         user=trusted.get(USER_TAG) or None,
         team=key.team,
         virtual_account=key.virtual_account,
         tenant=tenant,
         plan=identities.plan_of(tenant),
-        tags={**sent, **trusted},
+        tags=tags,
+        overridden=_overridden(sent, tags),
         verified=True,
         key_id=key.id or None,
         source=source,
         grants=_grants(key, identities),
     )
     overrides = snapshot.override_tags(known)
+    if not overrides:
+        return known
     tags = {**sent, **overrides, **trusted}
     # A tag of the client's own never names the user; one that the gateway sets does.
     user = known.user or overrides.get(USER_TAG) or None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from ext_proc.identity.errors import MetadataError
 
@@ -14,6 +15,7 @@ MAX_HEADER_BYTES = 8_192
 EXAMPLE = '{"cost_center": "search", "repo": "ranker"}'
 
 _MAX_SHOWN = 40
+_LINES_KEPT = 1_024  # of at most 8 KiB each
 
 
 def parse_tags(header: str, lines: Sequence[str]) -> dict[str, str]:
@@ -25,8 +27,14 @@ def parse_tags(header: str, lines: Sequence[str]) -> dict[str, str]:
         return {}
     if len(lines) > 1:
         raise _error(header, f"is sent {len(lines)} times", "Send it once")
+    return dict(_parsed(header, lines[0]))
+
+
+@lru_cache(maxsize=_LINES_KEPT)
+def _parsed(header: str, line: str) -> Mapping[str, str]:
+    """A header line read. A machine sends the same one again and again."""
     try:
-        raw = lines[0].encode("utf-8", "surrogateescape")
+        raw = line.encode("utf-8", "surrogateescape")
         text = raw.decode("utf-8").strip()
     except UnicodeDecodeError:
         raise _error(header, "is not valid UTF-8") from None

@@ -17,7 +17,9 @@ MAX_PER_OUTPUT_MILLI = 9 * 10**12
 
 def saturated(amount: int) -> int:
     """The amount, held within what a script compares exactly."""
-    return min(max(amount, 0), MAX_AMOUNT)
+    if 0 <= amount <= MAX_AMOUNT:
+        return amount
+    return 0 if amount < 0 else MAX_AMOUNT
 
 
 def saturated_plan(plan: Plan) -> Plan:

@@ -7,7 +7,7 @@ within 2^53 − 1 (`amounts`), so that JSON's doubles hold them exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import orjson
@@ -40,19 +40,28 @@ WINDOW_STALE = "window_stale"
 _ACCOUNTS_CACHED = 50_000
 
 
+@dataclass(slots=True)
+class _Known:
+    """An account that was seen before, as the script reads it, for as long as its window lasts."""
+
+    digest: str
+    bounds: tuple[int, int] | None
+    encoded: orjson.Fragment
+
+
 class HoldEncoder:
-    """Hold requests as the script reads them. Remembers the digest and description of accounts it has seen."""
+    """Hold requests as the script reads them. Remembers the accounts it has seen."""
 
     def __init__(self, retention: Retention) -> None:
         self._retention = retention
         self._windows = WindowCache()
-        self._known: dict[AccountSpec, tuple[str, dict[str, object]]] = {}
+        self._known: dict[AccountSpec, _Known] = {}
 
     def encode(self, request: HoldRequest, now_us: int, *, restored: bool = False) -> bytes:
         """The request with the calendar windows of `now_us`. `restored`: it was admitted before, and is not refused for
         its age.
         """
-        accounts: list[dict[str, object]] = []
+        accounts: list[orjson.Fragment] = []
         positions: dict[str, int] = {}
         plans = orjson.dumps([self._plan(plan, accounts, positions, now_us) for plan in request.plans])
         fingerprint = blake2b(plans, digest_size=8)
@@ -77,18 +86,18 @@ class HoldEncoder:
         return orjson.dumps(ask)
 
     def _plan(
-        self, plan: Plan, accounts: list[dict[str, object]], positions: dict[str, int], now_us: int
+        self, plan: Plan, accounts: list[orjson.Fragment], positions: dict[str, int], now_us: int
     ) -> dict[str, object]:
         postings = []
         seen = set()
         for posting in plan.postings:
-            digest, description = self._describe(posting.account)
-            assert digest not in seen, f"two postings of one plan on one account: {posting.account.rule_id}"
-            seen.add(digest)
-            position = positions.get(digest)
+            known = self._account(posting.account, now_us)
+            assert known.digest not in seen, f"two postings of one plan on one account: {posting.account.rule_id}"
+            seen.add(known.digest)
+            position = positions.get(known.digest)
             if position is None:
-                position = positions[digest] = len(positions) + 1
-                accounts.append(self._account(posting.account, digest, description, now_us))
+                position = positions[known.digest] = len(positions) + 1
+                accounts.append(known.encoded)
             postings.append(
                 {
                     "account": position,
@@ -106,35 +115,33 @@ class HoldEncoder:
             "postings": postings,
         }
 
-    def _account(
-        self, spec: AccountSpec, digest: str, description: dict[str, object], now_us: int
-    ) -> dict[str, object]:
-        account = {**description, "cap": saturated(spec.cap)}
+    def _account(self, spec: AccountSpec, now_us: int) -> _Known:
         bounds = self._windows.bounds(spec.window, now_us)
-        start_us = 0
-        if bounds is not None:
-            start_us = account["window_start"] = bounds[0]
-            account["window_end"] = bounds[1]
-        account["name"] = keys.account_name(spec.window.kind, digest, start_us)
-        account["meta"] = describe(spec, bounds)
-        return account
-
-    def _describe(self, spec: AccountSpec) -> tuple[str, dict[str, object]]:
         known = self._known.get(spec)
-        if known is None:
-            description: dict[str, object] = {
-                "kind": spec.window.kind,
-                "measure": spec.measure,
-                "thresholds": ",".join(map(str, sorted(set(spec.alert_thresholds)))),
-                "latch": spec.latch,
-            }
-            if spec.window.kind is WindowKind.SLIDING:
-                assert spec.window.period is not None, "a sliding window has a period"
-                description["period"] = SLIDING_US[spec.window.period]
+        if known is None or known.bounds != bounds:
             if len(self._known) >= _ACCOUNTS_CACHED:
                 self._known.clear()
-            known = self._known[spec] = (keys.digest(spec), description)
+            known = self._known[spec] = _encoded(spec, bounds)
         return known
+
+
+def _encoded(spec: AccountSpec, bounds: tuple[int, int] | None) -> _Known:
+    digest = keys.digest(spec)
+    account: dict[str, object] = {
+        "kind": spec.window.kind,
+        "measure": spec.measure,
+        "thresholds": ",".join(map(str, sorted(set(spec.alert_thresholds)))),
+        "latch": spec.latch,
+        "cap": saturated(spec.cap),
+        "name": keys.account_name(spec.window.kind, digest, bounds[0] if bounds else 0),
+        "meta": describe(spec, bounds),
+    }
+    if spec.window.kind is WindowKind.SLIDING:
+        assert spec.window.period is not None, "a sliding window has a period"
+        account["period"] = SLIDING_US[spec.window.period]
+    if bounds is not None:
+        account["window_start"], account["window_end"] = bounds
+    return _Known(digest, bounds, orjson.Fragment(orjson.dumps(account)))
 
 
 def describe(spec: AccountSpec, bounds: tuple[int, int] | None) -> str:

@@ -164,7 +164,10 @@ async def replay(log: EventLog, ledger: Ledger, *, since_us: int = 0) -> Replaye
 def admitted(request: HoldRequest, plan_index: int, output: int) -> HoldRequest:
     """A request reduced to what was admitted: that plan, that output, every account tracking."""
     plan = request.plans[plan_index]
-    postings = tuple(replace(posting, deciding=False, spent_below=None, spent_from=None) for posting in plan.postings)
+    postings = tuple(
+        Posting(posting.account, deciding=False, fixed=posting.fixed, per_output_milli=posting.per_output_milli)
+        for posting in plan.postings
+    )
     only = Plan(plan.target, postings, output, output)
     return replace(request, plans=(only,), previous=None, keep_if_unavailable=True)
 

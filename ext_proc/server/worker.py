@@ -65,7 +65,7 @@ _Role = Callable[[Stream], Awaitable[None]]
 
 async def serve(settings: WorkerSettings) -> None:
     """Run one worker until SIGTERM."""
-    worker = await _assemble(settings)
+    worker = await assemble(settings)
     gc.collect()
     gc.freeze()  # what is there now stays: the collector need not walk it again
     health, log = Health(), AccessLog(worker)
@@ -101,7 +101,8 @@ async def serve(settings: WorkerSettings) -> None:
     await worker.ledger.close()
 
 
-async def _assemble(settings: WorkerSettings) -> Worker:
+async def assemble(settings: WorkerSettings) -> Worker:
+    """What a worker holds, before anything is served."""
     watcher = Watcher(settings.policies)
     snapshot = watcher.snapshot
     metrics = Metrics(metric_labels=snapshot.settings.metric_labels, metrics_dir=Path(settings.metrics_dir))
