@@ -222,6 +222,14 @@ def cohere_chat(*, stream: bool, **more: Any) -> Callable[[str, Mapping[str, str
     return hold
 
 
+def cohere_rerank(url: str, headers: Mapping[str, str]) -> Seen:
+    with httpx.Client() as http:
+        client = cohere.ClientV2(api_key="k", base_url=url, httpx_client=http, log_warning_experimental_features=False)
+        options: Any = {"additional_headers": dict(headers), "max_retries": 0}
+        documents = ["Zürich lies on a lake.", "Bern does not."]
+        return [client.rerank(model="rerank-v3.5", query="lake", documents=documents, request_options=options)]
+
+
 def _both(
     name: str, make: Callable[..., Any], usage: Mapping[str, object], nanodollars: int, **more: Any
 ) -> list[Talk]:
@@ -362,6 +370,7 @@ TALKS: tuple[Talk, ...] = (
         behavior={"like_mistral": True, "model": "mistral-small-latest", **_CALLS},
         tools=[FUNCTION],
     ),
+    Talk("cohere-rerank", cohere_rerank, {"searches": 2}, 2 * 2_000_000, "cohere-main/rerank-v3.5"),
     *_both("cohere", cohere_chat, _COHERE, _COHERE_COST, model="cohere-main/command-r-08-2024"),
     *_both(
         "cohere-tools",

@@ -40,7 +40,7 @@ class RequestFacts:
     service_tier: str | None = None  # as asked for; the response says which one served
     input_kinds: frozenset[str] = INPUT_KINDS  # the rates its input can be billed at: what a hold must assume
     geo: str | None = None  # where it asks to be served, where that has a price
-    units: Usage = NO_USAGE  # what the request itself tells of the units it is billed by: `UNITS` of pricing.usage
+    units: Usage = NO_USAGE  # what the request itself tells of what it is billed by besides tokens
     estimated: frozenset[str] = frozenset()  # kinds of usage that nothing in the request or at the provider bounds
 
 

@@ -28,6 +28,17 @@ def usage_from_counts(counts: Mapping[str, int]) -> Usage:
     return Usage(input_uncached=0 if units else counts.get("tokens", 0), requests=max(1, units))
 
 
+_CHUNKS_PER_UNIT = 100
+_CHUNK_BYTES = 1_250
+"""Cohere's search unit is one query with up to 100 documents; a document that passes 500 tokens with its query is cut
+into chunks that count each. So many tokens are at least so many bytes of nearly all text."""
+
+
+def _chunks(query: str, document: object) -> int:
+    text = document if isinstance(document, str) else str(document)
+    return -(-(jsonbody.utf8_bytes(query) + jsonbody.utf8_bytes(text)) // _CHUNK_BYTES)
+
+
 class Rerank(BaseDialect):
     """`POST /v1/rerank` and `/v2/rerank`."""
 
@@ -49,6 +60,7 @@ class Rerank(BaseDialect):
         query = jsonbody.required_text(document, "query", "what is the capital of Switzerland?")
         documents = jsonbody.required_items(document, "documents")
         read = len(jsonbody.dump({"": documents})) + len(documents) * jsonbody.utf8_bytes(query)
+        units = -(-sum(_chunks(query, one) for one in documents) // _CHUNKS_PER_UNIT)
         return RequestFacts(
             model=jsonbody.required_text(document, "model", "rerank-v3.5"),
             stream=False,
@@ -59,6 +71,7 @@ class Rerank(BaseDialect):
             external_inputs=0,
             wants_usage=True,
             document=document,
+            units=Usage(requests=units - 1),  # the first is held with the request itself
         )
 
     def error_body(self, refusal: Refusal) -> dict[str, object]:

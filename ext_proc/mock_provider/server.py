@@ -25,6 +25,7 @@ from ext_proc.mock_provider.bedrock_converse import BedrockConverse
 from ext_proc.mock_provider.behavior import HEADER as BEHAVIOR_HEADER
 from ext_proc.mock_provider.behavior import Behavior, Reset, behavior_for
 from ext_proc.mock_provider.cohere_chat import CohereChat
+from ext_proc.mock_provider.cohere_rerank import CohereRerank
 from ext_proc.mock_provider.counts import HEADER as USAGE_HEADER
 from ext_proc.mock_provider.counts import counts_for
 from ext_proc.mock_provider.errors import MockRequestError
@@ -54,6 +55,7 @@ SHAPES: tuple[Shape, ...] = (
     Gemini(),
     BedrockConverse(),
     CohereChat(),
+    CohereRerank(),
 )
 
 _BODY_BYTES_MAX = 128 * 1024 * 1024

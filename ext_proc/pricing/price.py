@@ -179,10 +179,10 @@ class Price:
         return max(tier.rates.requests + tier.rates.served_ms * HELD_MS_PER_REQUEST for tier in self.tiers)
 
     def units_picodollars(self, units: Usage) -> int:
-        """What the units of a request cost that are known before it is answered, at the dearest of the tiers."""
+        """What a request costs besides its tokens, as far as it is known before, at the dearest of the tiers."""
         if units is NO_USAGE:
             return 0
-        listed = [(name, count) for name in UNITS if (count := getattr(units, name))]
+        listed = [(name, count) for name in NOT_TOKENS if (count := getattr(units, name))]
         dearest: int = max(sum(count * getattr(tier.rates, name) for name, count in listed) for tier in self.tiers)
         return dearest
 

@@ -29,7 +29,7 @@ accounts:
   - {name: anthropic-main, provider: anthropic}
   - {name: gemini-main, provider: gemini}
   - {name: mistral-main, provider: mistral}
-  - {name: cohere-main, provider: cohere}
+  - {name: cohere-main, provider: cohere, models: [{name: rerank-v3.5, cost: {per_request: 0.002}}]}
   - {name: bedrock-main, provider: bedrock, region: us-east-1, endpoint: "https://bedrock-runtime.us-east-1.amazonaws.com"}
 """
 

@@ -12,6 +12,8 @@ from ext_proc.dialects import registry
 from ext_proc.dialects.errors import DialectError
 from ext_proc.dialects.event_stream import CONTENT_TYPE
 from ext_proc.dialects.interface import RequestFacts, Rewrite
+from ext_proc.pricing.price import Price, Tier
+from ext_proc.pricing.usage import Rates
 from ext_proc.refusal import Refusal, RefusalType
 
 GEMINI = "/v1beta/models/gemini-2.5-pro:generateContent"
@@ -214,6 +216,18 @@ def test_rerank_counts_the_query_once_per_document() -> None:
 
     assert 1500 <= facts.prompt_bytes <= 1600
     assert facts.output_limit == 0
+
+
+@pytest.mark.parametrize(
+    ("documents", "units"),
+    [(["d"] * 100, 1), (["d"] * 101, 2), (["d" * 2_400] * 100, 2), ([{"text": "d"}] * 250, 3)],
+)
+def test_rerank_is_held_for_every_search_unit(documents: list[Any], units: int) -> None:
+    """A hundred documents are one unit, long ones count more than once: the price per request is held for each."""
+    facts = read("/v2/rerank", {"model": "rerank-v3.5", "query": "q", "documents": documents})
+    price = Price((Tier(0, Rates(requests=2_000)),), "v")
+
+    assert price.dearest_request_rate() + price.units_picodollars(facts.units) == units * 2_000
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
