@@ -53,11 +53,12 @@ SERVES = {
 
 MODELS = {
     "openai-chat/plain-reasoning-beside": ("xai", "xai", "default", "grok-4"),
+    "openai-chat/stream-openrouter": ("openrouter", "openrouter", "default", "anthropic/claude-sonnet-4.5"),
     "openai-chat/stream-groq": ("groq", "groq", "default", "llama-3.3-70b-versatile"),
 }
 """Bodies of other providers than their dialect's first."""
 
-_TOOL_PROMPT = "LiteLLM leaves out the 50 tokens of `toolUsePromptTokenCount`, which Google bills as input."
+_OWN_COST = "LiteLLM believes the `cost` that a router reports of itself; the table prices tokens."
 _REGIONAL = (
     "Price lists: AWS sells Claude 4.5 and later at a tenth more outside its `global.` profiles. LiteLLM's entry for "
     "the bare id has the global price."
@@ -71,6 +72,9 @@ WHY = {
     "openai-chat/plain-clamped": "More tokens are said to be read and written than the prompt has (the field is "
     "documented as unadjusted). LiteLLM bills all of them, genai-prices refuses to answer; ours never bills more input "
     "than there was.",
+    "openai-chat/plain-provider-cost-zero": f"{_OWN_COST} 0 is what it took from a customer who brought a key of their "
+    "own, and whoever gave the key is billed for the tokens.",
+    "openai-chat/stream-openrouter": _OWN_COST,
     "openai-chat/plain-reasoning-beside": "xAI reports reasoning beside `completion_tokens`, and its total shows it. "
     "genai-prices leaves it out; xAI bills it. LiteLLM's list has no such model.",
     "openai-chat/stream-reasoning-tools": "The cache hits stand where DeepSeek puts them, and genai-prices looks there "
@@ -84,8 +88,8 @@ WHY = {
     "anthropic-messages/stream-fallback": "LiteLLM bills the declined attempt too, genai-prices the top-level counts "
     "alone. None of the three has the advisor at its own model's price: that would be 2,650,000, so ours is an "
     "estimate and says so.",
-    "anthropic-messages/stream-writes-grew": "The total of cache writes moved on after its split was told. LiteLLM "
-    "bills the split, genai-prices the total at the five-minute rate; ours the total, in the split's proportion.",
+    "anthropic-messages/stream-writes-grew": "The total of cache writes moved on after its split was told. Both "
+    "others bill the total at the five-minute rate; ours the total, in the split's proportion.",
     "gemini/plain-grounded-per-query": "Two searches, and Gemini 3 bills each query. LiteLLM's list has no price of "
     "tokens for this model at Google AI and one search at the older price; genai-prices' extractor reads no searches.",
     "gemini/plain-grounded": "genai-prices' extractor does not read searches. Google bills one per grounded request.",
@@ -95,9 +99,6 @@ WHY = {
     "takes the cached tokens off again, genai-prices refuses to answer.",
     "gemini/plain-thoughts-inside": "The total shows that the candidates hold the thoughts already; genai-prices "
     "counts them twice.",
-    "gemini/plain-v4": _TOOL_PROMPT,
-    "gemini/stream-array": _TOOL_PROMPT,
-    "gemini/stream-sse": _TOOL_PROMPT,
     "bedrock-converse/plain-v5": _REGIONAL,
     "bedrock-converse/stream-tool-use": _REGIONAL,
     "cohere-chat/plain": _COHERE,
