@@ -45,6 +45,7 @@ class Asking:
     """One request and what it is judged by, for all of its leads."""
 
     dialect: Dialect
+    path: str  # as the client asks for it, without an account before it
     match: MatchFacts  # of the request as it was asked for
     body: bytes
     terms: Terms
@@ -58,6 +59,7 @@ class Asking:
             output_tokens=None if facts.output_limit is None else way.bounds.output_max,
             document=facts.document,
             region=way.geo or way.target.region,
+            path=self.path.partition("?")[0],
         )
         return self._snapshot.guard(self.facts_at(way.target.name), request)
 

@@ -29,6 +29,7 @@ from ext_proc.identity.errors import MetadataError
 from ext_proc.identity.resolve import resolve_caller
 from ext_proc.ledger.interface import HoldRequest
 from ext_proc.policy.guardrails import GuardrailFinding
+from ext_proc.policy.paths import lies_below
 from ext_proc.policy.snapshot import Batch, InvalidTag, MatchFacts, OnStoreFailure, Settings, Snapshot, TagFinding
 from ext_proc.refusal import Refusal, RefusalType
 from ext_proc.routing.savings import Scored
@@ -99,7 +100,7 @@ def propose(  # noqa: PLR0917  what admission knows, in the order in which it ca
     invalid = terms.snapshot.invalid_tags(caller)
     if enforced_tags := [tag for tag in invalid if tag.enforced]:
         return refused.invalid_tags(enforced_tags)
-    asking = Asking(endpoint.dialect, match, body, terms, head.now_us)
+    asking = Asking(endpoint.dialect, endpoint.upstream_path, match, body, terms, head.now_us)
     leads = leads_of(understood.routed, understood.saved.rule, understood.asked, terms.health)
     try:
         leads, ways = ways_of(leads, asking)
@@ -231,9 +232,9 @@ def _unmetered(head: RequestHead, caller: Caller, snapshot: Snapshot) -> Unmeter
     if batch.starts_batch(head.method, path) and not batches_pass:
         return refused.batch(head)
     passes = batches_pass and batch.belongs_to_batch(path)
-    passes |= any(path == allowed or path.startswith(allowed.rstrip("/") + "/") for allowed in settings.unmetered_paths)
+    passes |= lies_below(path, settings.unmetered_paths)
     account = snapshot.accounts.get(registry.dialect_for_path(path).default_account)
     if not passes or account is None:
         return refused.unknown_path(head)
     match = MatchFacts(caller=caller, requested_model="", target=f"{account.name}/", headers=head.first)
-    return snapshot.guardrails.region_refusal(match, account.region) or Unmetered(account.name, head.path)
+    return snapshot.guardrails.unread_refusal(match, account.region, path) or Unmetered(account.name, head.path)

@@ -7,6 +7,7 @@ from typing import Final
 
 from ext_proc.identity.caller import Caller
 from ext_proc.identity.identities import Wrong
+from ext_proc.policy.paths import lies_below
 from ext_proc.refusal import Refusal, RefusalType
 
 CONFLICTING: Final = "conflicting_credentials"
@@ -83,7 +84,7 @@ def path_refusal(caller: Caller, path: str) -> Refusal | None:
     plain = path.partition("?")[0]
     for grant in caller.grants:
         paths = grant.paths
-        if paths is not None and not any(plain == p or plain.startswith(p.rstrip("/") + "/") for p in paths):
+        if paths is not None and not lies_below(plain, paths):
             return _not_allowed(
                 f"The {grant.owner} may not use {plain}.",
                 f"Use one of: {', '.join(paths)}." if paths else "Ask the platform team for another key.",

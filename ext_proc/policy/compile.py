@@ -224,6 +224,8 @@ def _guardrails(documents: Sequence[Document]) -> Iterator[GuardrailRule]:
                     denied_patterns=tuple((d.name, compile_pattern(d.pattern)) for d in rule.denied_patterns),
                     allow_models=None if rule.allow_models is None else frozenset(rule.allow_models),
                     deny_models=frozenset(rule.deny_models),
+                    allow_paths=rule.allow_paths,
+                    deny_paths=rule.deny_paths,
                     allowed_regions=rule.allowed_regions,
                     mitigation=rule.mitigation,
                 )

@@ -8,6 +8,7 @@ from http import HTTPStatus
 
 from ext_proc.policy.condition import Condition
 from ext_proc.policy.index import Index
+from ext_proc.policy.paths import lies_below
 from ext_proc.policy.patterns import Pattern
 from ext_proc.policy.rules import attributes_of
 from ext_proc.policy.terms import MatchFacts
@@ -23,6 +24,7 @@ class GuardedRequest:
     output_tokens: int | None  # what the request may write at most, choices included; None without a limit
     document: Mapping[str, object]
     region: str | None = None  # where it would be served
+    path: str = ""  # what is asked for, without a query
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class GuardrailRule:
     denied_patterns: tuple[tuple[str, Pattern], ...] = ()  # (name, pattern)
     allow_models: frozenset[str] | None = None
     deny_models: frozenset[str] = frozenset()
+    allow_paths: tuple[str, ...] | None = None
+    deny_paths: tuple[str, ...] = ()
     allowed_regions: tuple[str, ...] | None = None
     mitigation: str | None = None
 
@@ -73,10 +77,10 @@ class GuardrailSet:
         rules = (rule for rule in self._matching(facts) if not rule.audit)
         return next((found for rule in rules for found in _target(rule, facts, region)), None)
 
-    def region_refusal(self, facts: MatchFacts, region: str | None) -> Refusal | None:
-        """The same by its region alone, for requests whose model nobody reads."""
+    def unread_refusal(self, facts: MatchFacts, region: str | None, path: str) -> Refusal | None:
+        """The same by path and region alone, for requests whose model nobody reads."""
         rules = (rule for rule in self._matching(facts) if not rule.audit)
-        return next((found for rule in rules for found in _region(rule, facts, region)), None)
+        return next((found for rule in rules for found in (*_path(rule, path), *_region(rule, facts, region))), None)
 
     def output_cap(self, facts: MatchFacts) -> int | None:
         """The most output tokens any request of these facts may ask for: the limit to inject where it names none."""
@@ -91,6 +95,7 @@ class GuardrailSet:
 
 def _breaches(rule: GuardrailRule, facts: MatchFacts, request: GuardedRequest) -> Iterator[Refusal]:
     """What is wrong with a request, the cheapest look first."""
+    yield from _path(rule, request.path)
     yield from _target(rule, facts, request.region)
     if rule.max_body_bytes is not None and request.body_bytes > rule.max_body_bytes:
         yield _refusal(
@@ -140,6 +145,17 @@ def _model(rule: GuardrailRule, facts: MatchFacts) -> Iterator[Refusal]:
             cure,
             RefusalType.NOT_ALLOWED,
         )
+
+
+def _path(rule: GuardrailRule, path: str) -> Iterator[Refusal]:
+    allowed = rule.allow_paths
+    if (allowed is None or lies_below(path, allowed)) and not lies_below(path, rule.deny_paths):
+        return
+    cure = f"Use one of: {', '.join(allowed)}." if allowed else "Use another API."
+    refusal = _refusal(
+        rule, HTTPStatus.FORBIDDEN, f"{path} is not allowed for this caller", cure, RefusalType.NOT_ALLOWED
+    )
+    yield replace(refusal, context={**refusal.context, "path": path})
 
 
 def _target(rule: GuardrailRule, facts: MatchFacts, region: str | None) -> Iterator[Refusal]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 
 import pytest
@@ -113,6 +114,31 @@ def test_a_denied_model_is_refused_even_if_it_is_allowed_too() -> None:
     (finding,) = snapshot.guard(facts("a/b"), request_())
 
     assert finding.refusal.mitigation == "Use another model."
+
+
+@pytest.mark.parametrize(
+    ("rule", "passes", "refused"),
+    [
+        ("allow_paths: [/v1/chat]", ["/v1/chat", "/v1/chat/completions"], ["/v1/chats", "/v1", "/v1/embeddings"]),
+        ("deny_paths: [/v1/embeddings]", ["/v1/chat/completions", "/v1/embeddingsx"], ["/v1/embeddings"]),
+        ("allow_paths: [/v1], deny_paths: [/v1/responses]", ["/v1/messages"], ["/v1/responses", "/v1/responses/x"]),
+        ("allow_paths: []", [], ["/v1/messages"]),
+    ],
+)
+def test_a_path_is_allowed_by_tag(rule: str, passes: list[str], refused: list[str]) -> None:
+    """A rule about a tag binds those who have it: a path and what lies below it; also where no body is read."""
+    snapshot = guarded(f"{{id: r, when: {{metadata: {{pipeline: nightly}}}}, {rule}}}")
+    tagged = facts(pipeline="nightly")
+
+    for path in passes:
+        assert snapshot.guard(tagged, replace(request_(), path=path)) == ()
+        assert snapshot.guardrails.unread_refusal(tagged, None, path) is None
+    for path in refused:
+        (finding,) = snapshot.guard(tagged, replace(request_(), path=path))
+        assert (finding.refusal.type, finding.refusal.status) == (RefusalType.NOT_ALLOWED, HTTPStatus.FORBIDDEN)
+        assert finding.refusal.context["path"] == path
+        assert snapshot.guardrails.unread_refusal(tagged, None, path) == finding.refusal
+        assert snapshot.guard(facts(), replace(request_(), path=path)) == ()
 
 
 def test_every_broken_guardrail_is_found_in_order() -> None:

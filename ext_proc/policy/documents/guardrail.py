@@ -9,6 +9,7 @@ from typing import Literal
 from ext_proc.policy.documents.common import When, id_problems, region_problems, unique
 from ext_proc.policy.fields import Located, Problem, optional, required
 from ext_proc.policy.patterns import pattern_problem
+from ext_proc.policy.scalars import shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,10 @@ class GuardrailRule(Located):
     )
     allow_models: tuple[str, ...] | None = optional("Only these may serve.", example="[openai-main/gpt-4o-mini]")
     deny_models: tuple[str, ...] = optional("None of these may serve.", default=(), example="[openai-main/gpt-4o]")
+    allow_paths: tuple[str, ...] | None = optional(
+        "Only these paths, and what lies below them, may be asked for.", example="[/v1/chat, /v1/messages]"
+    )
+    deny_paths: tuple[str, ...] = optional("None of these may.", default=(), example="[/v1/embeddings]")
     allowed_regions: tuple[str, ...] | None = optional(
         "Only targets in these regions may serve; `eu` is every region whose name begins with `eu-`, too.",
         example="[eu, switzerlandnorth]",
@@ -51,9 +56,15 @@ class GuardrailRule(Located):
         """The rule guards something."""
         yield from id_problems(self.id)
         limits = (self.max_input_tokens, self.max_output_tokens, self.max_body_bytes)
-        chosen = (self.allow_models, self.allowed_regions)
-        if all(limit is None for limit in (*limits, *chosen)) and not self.denied_patterns and not self.deny_models:
-            yield ("", "guards nothing", "add a cap, denied_patterns, allow_models, deny_models or allowed_regions")
+        chosen = (self.allow_models, self.allow_paths, self.allowed_regions)
+        denied = (self.denied_patterns, self.deny_models, self.deny_paths)
+        if all(limit is None for limit in (*limits, *chosen)) and not any(denied):
+            cure = "add a cap, denied_patterns, allow_models, deny_models, allow_paths, deny_paths or allowed_regions"
+            yield ("", "guards nothing", cure)
+        for name, paths in (("allow_paths", self.allow_paths or ()), ("deny_paths", self.deny_paths)):
+            for index, path in enumerate(paths):
+                if not path.startswith("/"):
+                    yield (f"{name}[{index}]", f"{shown(path)} is no path", "start it with /")
         yield from region_problems("allowed_regions", self.allowed_regions)
 
 
