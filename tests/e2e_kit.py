@@ -13,6 +13,7 @@ import httpx
 import openai
 import pytest
 
+from tests.canary import CLIENT_KEY
 from tests.stack_fixture import RunningStack
 
 PATIENCE_SECONDS = 30.0
@@ -72,7 +73,7 @@ class Gateway:
         """The official SDK, closed with this client: a socket that the collector finds later fails another test."""
         headers = self.headers(usage) if tagged else {}
         url = self.stack.listen + base
-        sdk = openai.OpenAI(base_url=url, api_key="sk-client", default_headers=headers, max_retries=retries)
+        sdk = openai.OpenAI(base_url=url, api_key=CLIENT_KEY, default_headers=headers, max_retries=retries)
         self._sdks.append(sdk)
         return sdk
 
@@ -80,7 +81,7 @@ class Gateway:
         """The official SDK, closed with this client."""
         headers = self.headers(usage) if tagged else {}
         url = self.stack.listen
-        sdk = anthropic.Anthropic(base_url=url, api_key="sk-client", default_headers=headers, max_retries=retries)
+        sdk = anthropic.Anthropic(base_url=url, api_key=CLIENT_KEY, default_headers=headers, max_retries=retries)
         self._sdks.append(sdk)
         return sdk
 

@@ -19,7 +19,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import pytest
+
+from tests.canary import ENVIRONMENT, leaks, written
 
 READY_SECONDS = 90.0  # generous: two cores may run several stacks at once
 STOP_SECONDS = 60.0
@@ -114,6 +117,7 @@ def running_stack(
         yield stack
     finally:
         ended_by_test = stack.ended_by_test
+        shown = {} if ended_by_test or stack.process.poll() is not None else shown_by(stack)
         if not ended_by_test:
             stack.send(signal.SIGINT)
         try:
@@ -128,6 +132,22 @@ def running_stack(
     if not ended_by_test:
         assert status == 0, f"the stack ended with status {status}:\n{stack.stderr()}"
         assert_nothing_left(stack.children_at_start, sockets)
+    assert leaks({**shown, **written(stack.state_dir, stack.errors)}) == [], "the stack wrote a secret"
+
+
+def shown_by(stack: RunningStack) -> dict[str, bytes]:
+    """What a running stack shows of itself: Envoy's configuration and counters, its own metrics, its command lines."""
+    places = {
+        f"command line of {name}": Path(f"/proc/{pid}/cmdline").read_bytes()
+        for name, pid in stack.children.items()
+        if is_running(pid)
+    }
+    with contextlib.suppress(httpx.HTTPError):  # a test may have killed who would answer
+        places["metrics"] = httpx.get(f"{stack.admin}/metrics", timeout=READY_SECONDS).content
+        transport = httpx.HTTPTransport(uds=str(stack.sockets / "envoy-admin.sock"))
+        with httpx.Client(transport=transport, base_url="http://envoy", timeout=READY_SECONDS) as envoy:
+            places |= {page: envoy.get(f"/{page}").content for page in ("config_dump?include_eds", "stats")}
+    return places
 
 
 def start_stack(
@@ -159,7 +179,7 @@ def start_stack(
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            env={**plain_environment(), **(environment or {})},
+            env={**plain_environment(), **ENVIRONMENT, **(environment or {})},
             cwd=directory,
         )
     assert process.stdout is not None

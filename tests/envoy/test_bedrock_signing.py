@@ -20,8 +20,8 @@ from tests.stack_fixture import RunningStack, running_stack
 pytestmark = pytest.mark.envoy
 
 MODEL = "us.anthropic.claude-haiku-4-5-20251001-v1:0"
-FIRST, SECOND = ("AKIDFIRST", "first/secret+of/the/gateway"), ("AKIDSECOND", "second/secret+of/the/gateway")
-CLIENT = ("AKIDCLIENT", "the/clients/own+secret")
+FIRST, SECOND = ("AKIDFIRST", "first/canary+of/the/gateway"), ("AKIDSECOND", "second/canary+of/the/gateway")
+CLIENT = ("AKIDCLIENT", "the/clients/canary+own")
 
 
 def accounts(mock: str, file: Path) -> str:
@@ -74,7 +74,7 @@ class Gateway:
             endpoint_url=self.stack.listen,
             aws_access_key_id=CLIENT[0],
             aws_secret_access_key=CLIENT[1],
-            aws_session_token="the-clients-session",
+            aws_session_token="the-clients-canary-session",
             config=Config(retries={"max_attempts": 0}, read_timeout=PATIENCE_SECONDS),
         )
 
@@ -111,7 +111,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         environment = {
             "AWS_ACCESS_KEY_ID": FIRST[0],
             "AWS_SECRET_ACCESS_KEY": FIRST[1],
-            "TEST_BEDROCK_BEARER": "bearer-of-the-gateway",
+            "TEST_BEDROCK_BEARER": "bearer-canary-of-the-gateway",
         }
         documents = {**POLICIES, "providers.yaml": accounts(mock, file)}
         with running_stack(directory, documents, environment=environment) as stack:
@@ -130,7 +130,7 @@ def assert_nothing_of_the_clients(received: dict[str, Any]) -> None:
     """No key, signature or session of the client, and no header of ours."""
     told = json.dumps(received["headers"])
     assert CLIENT[0] not in told
-    assert "the-clients-session" not in told
+    assert "the-clients-canary-session" not in told
     assert "x-tollgate-" not in told
 
 
@@ -173,7 +173,7 @@ def test_a_bearer_account_after_a_signed_one_gets_no_signature(gateway: Gateway)
 
     first, last = gateway.received("bearer last")
     assert signer(first) == (FIRST[0], "us-east-1")
-    assert last["headers"]["authorization"] == "Bearer bearer-of-the-gateway"
+    assert last["headers"]["authorization"] == "Bearer bearer-canary-of-the-gateway"
     assert not [name for name in last["headers"] if name.startswith(("x-amz-", "x-tollgate-"))]
 
 

@@ -237,14 +237,14 @@ def test_a_client_may_bring_its_own_provider_key(client: Client) -> None:
     and the request is metered and charged to the virtual key's caller.
     """
     messages = [{"role": "user", "content": "marker-byok"}]
-    headers = (("authorization", "Bearer sk-of-the-client"), ("x-api-key", OWN))
+    headers = (("authorization", "Bearer sk-canary-of-the-client"), ("x-api-key", OWN))
     answer = client.chat(*headers, model="byok/gpt-4o-mini", messages=messages)
 
     entry = client.entry(answer)
     assert payer(entry)[:2] == ("own", "own")
     assert entry["charge_nanodollars"] > 0
     received = client.received("marker-byok")
-    assert received["headers"]["authorization"] == "Bearer sk-of-the-client"
+    assert received["headers"]["authorization"] == "Bearer sk-canary-of-the-client"
     assert OWN not in json.dumps(received)
 
 
@@ -254,7 +254,7 @@ def test_without_its_own_key_a_client_gets_none_of_ours(client: Client) -> None:
     assert (refused.status_code, refused.json()["context"]["reason"]) == (401, "no_provider_key")
 
     messages = [{"role": "user", "content": "marker-not-byok"}]
-    client.chat(("authorization", "Bearer sk-of-the-client"), ("x-api-key", OWN), messages=messages)
+    client.chat(("authorization", "Bearer sk-canary-of-the-client"), ("x-api-key", OWN), messages=messages)
     assert client.received("marker-not-byok")["headers"]["authorization"] == f"Bearer {PROVIDER_SECRET}"
 
 
