@@ -58,6 +58,7 @@ from ext_proc.server.settings import Metering
 METER_FILTER = "tollgate.meter"
 WORKERS_CLUSTER = f"{RESERVED_PREFIX}workers"
 ATTEMPT_COUNT = "upstream.request_attempt_count"
+CODE_DETAILS = "response.code_details"
 
 _NOTE_STATUS = f"""function envoy_on_response(handle)
   local headers, noted = handle:headers(), handle:streamInfo():dynamicMetadata()
@@ -130,6 +131,8 @@ def meter_filter(settings: EnvoySettings) -> ExternalProcessor:
             response_body_mode=BodyMode.STREAMED,
             response_trailer_mode=HeaderMode.SKIP,
         ),
+        # An answer of Envoy's own making, such as that a time limit is over, passes here too: it is not the provider's.
+        response_attributes=[CODE_DETAILS],
         metadata_options=MetadataOptions(forwarding_namespaces=MetadataOptionsMetadataNamespaces(untyped=[NAMESPACE])),
         mutation_rules=HeaderMutationRules(disallow_is_error=True),
     )

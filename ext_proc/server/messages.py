@@ -55,6 +55,10 @@ END_HERE_RESPONSE_HEADERS: Final = pb.ProcessingResponse(
 ).SerializeToString()
 """Go on, and hand over the body: in full duplex it is ours to pass on, and to end before the provider has."""
 
+_ATTRIBUTES: Final = "envoy.filters.http.ext_proc"
+_CODE_DETAILS: Final = "response.code_details"
+_VIA_UPSTREAM: Final = "via_upstream"
+
 _PSEUDO_PATH, _PSEUDO_METHOD = ":path", ":method"
 
 
@@ -83,6 +87,13 @@ def claims(metadata: core_pb.Metadata) -> dict[str, object] | None:
     if not isinstance(struct, Struct) or JWT_PAYLOAD not in struct.fields:
         return None
     return MessageToDict(struct.fields[JWT_PAYLOAD].struct_value)
+
+
+def is_envoys_own(message: pb.ProcessingRequest) -> bool:
+    """Whether an answer's head comes from Envoy itself: a time limit is over, a connection failed."""
+    attributes = message.attributes.get(_ATTRIBUTES)
+    details = "" if attributes is None else attributes.fields[_CODE_DETAILS].string_value
+    return details not in {"", _VIA_UPSTREAM}
 
 
 def response_head(headers: pb.HttpHeaders, now_us: int) -> ResponseHead:

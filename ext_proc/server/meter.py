@@ -70,6 +70,9 @@ class _Observer:
         self._receive(StreamEnded(self._worker.now_us()))
 
     def _on_headers(self, message: pb.ProcessingRequest) -> bytes:
+        if messages.is_envoys_own(message):
+            # What the provider has done meanwhile, the end record tells: nothing is to be given back for this answer.
+            return messages.CONTINUE_RESPONSE_HEADERS
         text = messages.metadata_field(message.metadata_context, "ticket")
         try:
             ticket = Ticket.decode(text)

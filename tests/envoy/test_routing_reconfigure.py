@@ -134,5 +134,8 @@ def test_a_provider_is_added_repriced_and_removed_under_load(tmp_path: Path) -> 
             lambda: gateway.journal() if gateway.account("per-cost-center")["held"] == 0 else None, "every settlement"
         )
         fresh = cost({"input": 1_000, "output": 2_000}, input=100, output=50)
-        assert {entry["charge_nanodollars"] for entry in entries} <= {fresh, repriced, public}
+        prices = {"openai-main/gpt-4o-mini": {public}, "fresh/own": {fresh, repriced}, "other/own": {repriced}}
+        for target, charges in prices.items():
+            assert {entry["charge_nanodollars"] for entry in entries if entry["served_model"] == target} == charges
+        assert {entry["served_model"] for entry in entries} == set(prices)
         gateway.close()

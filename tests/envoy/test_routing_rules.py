@@ -8,21 +8,14 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
 from tests.e2e_kit import GPT_4O_MINI, POLICIES, Gateway, cost
+from tests.routing_kit import ROUTED_USAGE, behaving, chain, served
 from tests.stack_fixture import RunningStack, running_stack
 
 pytestmark = pytest.mark.envoy
-
-USAGE = {"input": 100, "output": 50}
-
-
-def failing(status: int) -> dict[str, Any]:
-    """A target whose provider answers so."""
-    return {"headers_override": {"set": {"x-mock-behavior": json.dumps({"status": status})}}}
 
 
 PROVIDERS = {
@@ -41,38 +34,32 @@ GUARDRAILS = {
 }
 
 
-def chain(name: str, *targets: dict[str, Any], kind: str = "priority-based-routing", **rule: Any) -> dict[str, Any]:
-    """A virtual model over these targets, in this order."""
-    placed = [{"priority": index, **target} for index, target in enumerate(targets)]
-    return {"id": name, "type": kind, "when": {"models": [name]}, "load_balance_targets": placed, **rule}
-
-
 ROUTING = {
     "name": "routing",
     "type": "gateway-load-balancing-config",
     "rules": [
         chain(
             "resident",
-            {"target": "openai-eu/gpt-4o", **failing(503)},
+            {"target": "openai-eu/gpt-4o", **behaving(status=503)},
             {"target": "openai-main/gpt-4o-mini"},
             {"target": "openai-eu-b/gpt-4o-mini"},
         ),
         chain(
             "by-target",
-            {"target": "openai-main/o1", **failing(500), "fallback_status_codes": ["500"]},
-            {"target": "openai-eu/o1", **failing(500), "fallback_status_codes": ["503"]},
+            {"target": "openai-main/o1", **behaving(status=500), "fallback_status_codes": ["500"]},
+            {"target": "openai-eu/o1", **behaving(status=500), "fallback_status_codes": ["503"]},
             {"target": "openai-eu-b/gpt-4o-mini"},
         ),
         chain(
             "never",
-            {"target": "openai-main/o3", **failing(503), "fallback_status_codes": []},
+            {"target": "openai-main/o3", **behaving(status=503), "fallback_status_codes": []},
             {"target": "openai-eu-b/gpt-4o-mini"},
         ),
         chain(
             "retried-only",
             {
                 "target": "openai-main/o4-mini",
-                **failing(500),
+                **behaving(status=500),
                 "fallback_status_codes": ["503"],
                 "retry_config": {"attempts": 1, "delay": 0, "on_status_codes": ["500", "503"]},
             },
@@ -82,7 +69,7 @@ ROUTING = {
             "retried-then-left",
             {
                 "target": "openai-eu/o4-mini",
-                **failing(503),
+                **behaving(status=503),
                 "fallback_status_codes": ["503"],
                 "retry_config": {"attempts": 1, "delay": 0, "on_status_codes": ["503"]},
             },
@@ -127,17 +114,11 @@ def gateway(running: RunningStack, request: pytest.FixtureRequest) -> Iterator[G
     gateway.close()
 
 
-def served(answer: httpx.Response) -> str:
-    """Who served a request that passed."""
-    assert answer.status_code == 200, answer.text
-    return answer.headers["x-tfy-resolved-model"]
-
-
 def test_a_fallback_stays_in_the_region(gateway: Gateway) -> None:
     """Personal data falls back past the target abroad; other data takes it. The journal has both attempts."""
-    assert served(gateway.chat(model="resident", usage=USAGE)) == "openai-main/gpt-4o-mini"
+    assert served(gateway.chat(model="resident", usage=ROUTED_USAGE)) == "openai-main/gpt-4o-mini"
     gateway.tags["data"] = "personal"
-    assert served(gateway.chat(model="resident", usage=USAGE)) == "openai-eu-b/gpt-4o-mini"
+    assert served(gateway.chat(model="resident", usage=ROUTED_USAGE)) == "openai-eu-b/gpt-4o-mini"
     newest = gateway.resolved(4)[:2]
     assert [entry["served_model"] for entry in newest] == ["openai-eu-b/gpt-4o-mini", "openai-eu/gpt-4o"]
 
@@ -145,7 +126,7 @@ def test_a_fallback_stays_in_the_region(gateway: Gateway) -> None:
 def test_where_nobody_in_the_region_serves_the_request_is_refused(gateway: Gateway) -> None:
     """403 `not_allowed`, before anything is held."""
     gateway.tags["data"] = "personal"
-    answer = gateway.chat(model="abroad", usage=USAGE)
+    answer = gateway.chat(model="abroad", usage=ROUTED_USAGE)
     assert (answer.status_code, answer.json()["error"]["type"]) == (403, "not_allowed")
     assert answer.headers["x-tollgate-verdict"] == "refuse; type=not_allowed; rule=stay"
     assert gateway.account("per-cost-center")["spent"] == 0
@@ -162,7 +143,7 @@ def test_where_nobody_in_the_region_serves_the_request_is_refused(gateway: Gatew
 )
 def test_each_target_has_status_lists_of_its_own(gateway: Gateway, model: str, status: int, tried: list[str]) -> None:
     """After which answers a target is tried again, and after which the next one is, each target says for itself."""
-    answer = gateway.chat(model=model, usage=USAGE)
+    answer = gateway.chat(model=model, usage=ROUTED_USAGE)
 
     assert answer.status_code == status, answer.text
     assert "x-tollgate-go-on" not in answer.headers
@@ -203,13 +184,13 @@ def test_a_short_question_is_served_by_the_cheaper_model(gateway: Gateway) -> No
     """It is sent, charged and journalled as the cheaper one, and told so; a long one is not touched."""
     gateway.tags["priority"] = "low"
     marked = [{"role": "user", "content": gateway.cost_center}]
-    answer = gateway.chat(model="gpt-4o", usage=USAGE, messages=marked)
+    answer = gateway.chat(model="gpt-4o", usage=ROUTED_USAGE, messages=marked)
     assert served(answer) == "openai-main/gpt-4o-mini"
     (sent,) = gateway.received(1)
     assert "gpt-4o-mini" in str(sent["body"])
     assert answer.headers["x-tollgate-verdict"] == "downgrade; rule=short-questions"
     long = gateway.chat(
-        model="gpt-4o", usage=USAGE, messages=[{"role": "user", "content": "Consider this. " * 600}], stream=True
+        model="gpt-4o", usage=ROUTED_USAGE, messages=[{"role": "user", "content": "Consider this. " * 600}], stream=True
     )
     assert served(long) == "openai-main/gpt-4o"
     newest = gateway.resolved(2)
@@ -229,11 +210,11 @@ def test_a_short_question_is_served_by_the_cheaper_model(gateway: Gateway) -> No
 def test_a_scorer_decides_and_a_dead_one_leaves_it_to_the_rule(gateway: Gateway) -> None:
     """Easy requests are swapped, hard ones keep their model; without an answer the rule keeps it."""
     gateway.tags |= {"scored": "yes", "easy": "yes"}
-    assert served(gateway.chat(model="gpt-4o", usage=USAGE)) == "openai-main/gpt-4o-mini"
+    assert served(gateway.chat(model="gpt-4o", usage=ROUTED_USAGE)) == "openai-main/gpt-4o-mini"
     gateway.tags["easy"] = "no"
-    assert served(gateway.chat(model="gpt-4o", usage=USAGE)) == "openai-main/gpt-4o"
+    assert served(gateway.chat(model="gpt-4o", usage=ROUTED_USAGE)) == "openai-main/gpt-4o"
     del gateway.tags["easy"]
-    assert served(gateway.chat(model="gpt-4o", usage=USAGE)) == "openai-main/gpt-4o"
+    assert served(gateway.chat(model="gpt-4o", usage=ROUTED_USAGE)) == "openai-main/gpt-4o"
     metrics = gateway.admin.get("/metrics").text
     assert 'tollgate_scores_total{result="scored",rule="scored"} 2.0' in metrics
     assert 'tollgate_scores_total{result="failed",rule="scored"} 1.0' in metrics
