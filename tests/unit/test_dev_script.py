@@ -178,6 +178,22 @@ def test_which_tests_run(
     assert os.environ["TOLLGATE_TEST_SCALE"] == ("20" if "--nightly" in arguments else "1")
 
 
+def test_the_way_of_metering_is_told_to_the_stacks_of_tests(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--metering native` goes to the stacks, not to pytest; anything but the two ways is refused."""
+    executed: list[list[str]] = []
+    monkeypatch.setenv("TOLLGATE_TEST_METERING", "")
+    monkeypatch.setattr(dev, "install", lambda: None)
+    monkeypatch.setattr(os, "chdir", lambda _: None)
+    monkeypatch.setattr(os, "execv", lambda _, argv: executed.append(argv))
+    dev.main(["test", "--metering", "native", "tests/envoy"])
+    assert executed == [[dev.PYTHON, "-m", "pytest", "-m", "not crash", "tests/envoy"]]
+    assert os.environ["TOLLGATE_TEST_METERING"] == "native"
+    assert dev.main(["test", "--metering", "both"]) == 2
+    assert "stream or native" in capsys.readouterr().err
+
+
 def test_mutation_check_is_run_in_the_place_of_tests(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--mutation` breaks the scripts it names, instead of asking pytest anything."""
     executed: list[list[str]] = []
