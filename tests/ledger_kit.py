@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import cast
 
-from ext_proc.ledger import ids
+from ext_proc.ledger import ids, keys
 from ext_proc.ledger.connections import open_channel
 from ext_proc.ledger.interface import (
     AccountSpec,
@@ -27,8 +27,11 @@ from ext_proc.ledger.options import LedgerOptions
 from ext_proc.ledger.redis_ledger import RedisLedger
 from ext_proc.ledger.scripts import load_scripts
 
-CLOCK_KEY = "tg:{0}:testclock"
-CLOCK_LUA = f"local function server_us() return tonumber(redis.call('GET', '{CLOCK_KEY}')) end"
+CLOCK_LUA = """
+local function server_us()
+  return tonumber(redis.call('GET', string.sub(KEYS[1], 1, -6) .. 'testclock'))
+end
+"""
 START_US = 4_070_908_800_000_000  # 2099-01-01: later than any real clock, so that Redis itself forgets nothing early
 SECOND_US = 1_000_000
 DAY_US = 86_400 * SECOND_US
@@ -71,9 +74,9 @@ async def on_test_clock(url: str, clock: TestClock, options: LedgerOptions = PAT
     return ledger
 
 
-async def set_clock(ledger: RedisLedger, clock: TestClock) -> None:
-    """Tell Redis the test's time."""
-    await ledger.read("SET", CLOCK_KEY, clock.now_us)
+async def set_clock(ledger: RedisLedger, clock: TestClock, realm: str = keys.DEFAULT_REALM) -> None:
+    """Tell a realm's Redis the test's time."""
+    await ledger.read("SET", f"{keys.prefix(realm)}testclock", clock.now_us)
 
 
 async def all_keys(ledger: RedisLedger, pattern: str = "*") -> list[bytes]:

@@ -20,7 +20,7 @@ from ext_proc.admin.keys import add_key_routes
 from ext_proc.admin.ledger import add_ledger_routes
 from ext_proc.admin.scrape import scrape
 from ext_proc.admin.targets import add_target_routes
-from ext_proc.ledger.redis_ledger import RedisLedger
+from ext_proc.ledger.realms_ledger import StoreLedger
 from ext_proc.telemetry.names import LogEvent
 
 logger = logging.getLogger("tollgate.admin")
@@ -44,7 +44,7 @@ def create_app(context: AdminContext) -> web.Application:
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/v1/budgets", _budgets)
     app.router.add_get("/v1/journal", _journal)
-    if isinstance(context.ledger, RedisLedger):
+    if isinstance(context.ledger, StoreLedger):
         add_ledger_routes(app, context.ledger)
     if context.policy is not None:
         app.router.add_get("/v1/policy", _policy)

@@ -8,10 +8,10 @@ from http import HTTPStatus
 import orjson
 from aiohttp import web
 
-from ext_proc.ledger.redis_ledger import RedisLedger
+from ext_proc.ledger.realms_ledger import StoreLedger
 
 
-def add_ledger_routes(app: web.Application, ledger: RedisLedger) -> None:
+def add_ledger_routes(app: web.Application, ledger: StoreLedger) -> None:
     """Add the route, where the ledger is one that has a store to look at."""
 
     async def report(_: web.Request) -> web.Response:

@@ -29,8 +29,8 @@ from ext_proc.identity.store import IdentityStore
 from ext_proc.ledger.channel import Channel
 from ext_proc.ledger.connections import open_channel
 from ext_proc.ledger.errors import StoreError
-from ext_proc.ledger.keys import DEFAULT_REALM
-from ext_proc.ledger.live_standings import Standings
+from ext_proc.ledger.keys import DEFAULT_REALM, IDENTITIES
+from ext_proc.ledger.live_standings import SplitStandings
 from ext_proc.policy.errors import PolicySetError
 from ext_proc.policy.loader import load
 from ext_proc.policy.snapshot import Snapshot
@@ -110,17 +110,19 @@ async def _explained(
         terms = Terms.of(snapshot, lease_ms=_LEASE_MS, catalogue=catalogue)
         return await explain(request.head(time.time_ns() // 1_000), request.body, terms)
     try:
-        channel = open_channel(redis_url, DEFAULT_REALM, CONNECT_TIMEOUT_MS)
+        realms = snapshot.settings.realms
+        names = (*realms.names, IDENTITIES)
+        channels = {name: open_channel(redis_url, name, CONNECT_TIMEOUT_MS) for name in names}
     except ValueError as error:
         raise UsageError(f"--redis {redis_url}: {error}") from error
     try:
         async with asyncio.timeout(REDIS_SECONDS):
-            standings = Standings(channel)
+            standings = SplitStandings(realms, channels)
             head = request.head(await standings.now_us())
-            identities = await _identities(snapshot, channel)
+            identities = await _identities(snapshot, channels[IDENTITIES])
             terms = Terms.of(snapshot, lease_ms=_LEASE_MS, identities=identities, catalogue=catalogue)
             found = await explain(head, request.body, terms, standings.read)
-            calibration = Calibration(await read_learned(channel.call, found.learnable, head.now_us))
+            calibration = Calibration(await read_learned(channels[DEFAULT_REALM].call, found.learnable, head.now_us))
             terms = replace(terms, calibration=calibration)
             return await explain(head, request.body, terms, standings.read)
     except StoreError as error:
@@ -128,7 +130,7 @@ async def _explained(
     except TimeoutError as error:
         raise CommandError(f"the Redis at --redis does not answer within {REDIS_SECONDS:g} seconds") from error
     finally:
-        await channel.close()
+        await asyncio.gather(*(channel.close() for channel in channels.values()))
 
 
 async def _identities(snapshot: Snapshot, channel: Channel) -> Identities:

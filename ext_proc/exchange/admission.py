@@ -188,7 +188,7 @@ class Admission:
         assert self._proposal is not None, "a hold was asked for"
         assert self._head is not None, "a hold follows a head"
         if self.state is State.ABANDONED:
-            return State.GONE, (self._give_back(),) if reply.code in MAY_BE_HELD else ()
+            return State.GONE, (self._give_back(reply),) if reply.code in MAY_BE_HELD else ()
         settings = self.terms.snapshot.settings
         if reply.code in GRANTED:
             native = self.terms.native
@@ -201,14 +201,14 @@ class Admission:
             now_us = reply.stamp.redis_us if reply.stamp else self._head.now_us
             refusal = ledger_refusal(reply, answers.asked(self._proposal, reply), settings, now_us)
             return State.REFUSED, (self._refuse(refusal),)
-        give_back = (self._give_back(),) if reply.code in MAY_BE_HELD else ()
+        give_back = (self._give_back(reply),) if reply.code in MAY_BE_HELD else ()
         return State.REFUSED, (*give_back, self._refuse(store_refusal()))
 
     def _refuse(self, refusal: Refusal) -> AdmissionEffect:
         return answers.refuse(refusal, self.dialect, self.terms.snapshot.settings, self.request_id)
 
-    def _give_back(self) -> GiveBack:
-        return GiveBack(Resolution(self.hold_id, Charge(), Basis.RELEASED))
+    def _give_back(self, reply: HoldReply) -> GiveBack:
+        return GiveBack(Resolution(self.hold_id, Charge(), Basis.RELEASED, realms=reply.realms))
 
     def _observe_head(self, head: RequestHead) -> tuple[Observe, ...]:
         names = answers.ignored_headers(head, self.terms.snapshot.settings.metadata_header)

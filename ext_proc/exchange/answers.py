@@ -119,6 +119,7 @@ def forward(
         native=native and chain is None and cut is None and not asks_usage and _is_small(proposal, reply.output_limit),
         cut=cut,
         store_failed=reply.stamp is None,
+        realms=reply.realms,
         learned_input=candidate.bounds.input.learned,
         learned_output=candidate.bounds.output_learned,
         prompt_bytes=candidate.telling_bytes,

@@ -110,7 +110,7 @@ class Held:
         """What to tell the ledger where nobody waits for the attempt any more: it was never sent."""
         if reply.code not in MAY_BE_HELD:
             return None
-        return Resolution(self.proposal.hold.hold_id, Charge(), Basis.RELEASED)
+        return Resolution(self.proposal.hold.hold_id, Charge(), Basis.RELEASED, realms=reply.realms)
 
     def answered(self, reply: HoldReply) -> Send | GiveUp:
         """What follows from the ledger's answer."""
@@ -138,6 +138,7 @@ class Held:
             began_ms=(self.attempt.now_us - minted_us(before.hold_id)) // 1_000,
             cut=cut_of(candidate.rules, self.proposal.dialect, facts, self.proposal.caller.plan),
             store_failed=reply.stamp is None,
+            realms=reply.realms,
             learned_input=candidate.bounds.input.learned,
             learned_output=candidate.bounds.output_learned,
             prompt_bytes=candidate.telling_bytes,

@@ -125,6 +125,7 @@ class Extend:
     output: int
     cost_milli: int  # what each token costs at most, in thousandths of a nano-dollar
     cut: Cut
+    realms: tuple[str, ...] = ()  # where its hold stands
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,7 @@ class Settlement:
         if counted <= self._asked_beyond or reading.finished:
             return None
         cost_milli = self.ticket.price.dearest_output_rate(self.ticket.input_tokens)
-        return Extend(self.ticket.hold_id, counted + STEP_TOKENS, cost_milli, cut)
+        return Extend(self.ticket.hold_id, counted + STEP_TOKENS, cost_milli, cut, self.ticket.realms)
 
     def _on_extend_answered(self, answered: ExtendAnswered) -> tuple[State, tuple[SettlementEffect, ...]]:
         """Go on as far as the hold carries. Where nothing is known of the account, or of the hold, the answer that was

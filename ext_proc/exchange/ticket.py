@@ -59,6 +59,7 @@ class Ticket:
     prompt_bytes: int = 0  # 0: its input teaches nothing, for not all of it is text
     units: Usage = NO_USAGE  # what the request told of the units it is billed by
     traffic: str = ""  # which requests its output teaches about; "": none, for a limit bounds it
+    realms: tuple[str, ...] = ()  # where its hold stands, where the ledger has more realms than one
 
     def encode(self) -> str:
         """The compact text form."""
@@ -89,7 +90,8 @@ class Ticket:
     def _rare(self) -> dict[str, object]:
         """What few requests have, by name."""
         units: dict[str, object] = {} if self.units is NO_USAGE else {"units": self.units.counts()}
-        return units if self.cut is None else {**units, "cut": self.cut.encode()}
+        cut = {} if self.cut is None else {"cut": self.cut.encode()}
+        return {**units, **cut, **({"realms": self.realms} if self.realms else {})}
 
     def _flags(self) -> int:
         named = (
@@ -131,6 +133,7 @@ class Ticket:
                 traffic=traffic,
                 units=Usage(**rare["units"]) if "units" in rare else NO_USAGE,
                 cut=Cut.decode(rare["cut"]) if "cut" in rare else None,
+                realms=tuple(rare.get("realms", ())),
             )
         except (TypeError, KeyError, IndexError) as error:
             raise ValueError(f"not a ticket: {text[:80]!r}") from error

@@ -17,18 +17,23 @@ from ext_proc.ledger.amounts import MAX_PER_OUTPUT_MILLI, charged, effective, ra
 from ext_proc.ledger.interface import (
     AccountSpec,
     AccountState,
+    Basis,
+    Charge,
     Code,
+    Ended,
     ExtendReply,
     Extension,
     HoldReply,
     HoldRequest,
     Measure,
+    Outcome,
     Plan,
     RefusedBecause,
     Resolution,
     ResolveReply,
     Stamp,
     TopConsumer,
+    Weighing,
     WindowKind,
 )
 from ext_proc.ledger.options import Retention
@@ -38,6 +43,7 @@ WINDOW_STALE = "window_stale"
 """The script's way to say that a window in the request has ended: ask again with the time in the stamp."""
 
 _ACCOUNTS_CACHED = 50_000
+_WITHDRAWN = "withdrawn"
 
 
 @dataclass(slots=True)
@@ -57,24 +63,28 @@ class HoldEncoder:
         self._windows = WindowCache()
         self._known: dict[AccountSpec, _Known] = {}
 
-    def encode(self, request: HoldRequest, now_us: int, *, restored: bool = False) -> bytes:
+    def encode(self, request: HoldRequest, now_us: int, *, restored: bool = False, weigh: bool = False) -> bytes:
         """The request with the calendar windows of `now_us`. `restored`: it was admitted before, and is not refused for
-        its age.
+        its age. `weigh`: only ask what would be said to each plan.
         """
         accounts: list[orjson.Fragment] = []
         positions: dict[str, int] = {}
         plans = orjson.dumps([self._plan(plan, accounts, positions, now_us) for plan in request.plans])
         fingerprint = blake2b(plans, digest_size=8)
         fingerprint.update(" ".join(positions).encode())
-        retention = self._retention
+        retention, part = self._retention, request.part
         ask: dict[str, object] = {
             "id": request.hold_id,
-            "fingerprint": fingerprint.hexdigest(),
+            "fingerprint": fingerprint.hexdigest() if part is None else part.fingerprint,
+            "first": 0 if part is None else part.plan_index,
+            "nanodollars": 0 if part is None else part.hold_nanodollars,
+            "refused": part is not None and part.refused,
+            "weigh": weigh,
             "lease_us": request.lease_ms * 1000,
             "keep_us": retention.resolved_ms * 1000,
             "refused_us": retention.refused_ms * 1000,
             "idle_us": retention.lifetime_idle_ms * 1000,
-            "context": request.context,
+            "context": request.context if part is None or not part.home else f"@{part.home}",
             "series": [(tag, value, keys.series_name(tag)) for tag, value in request.series],
             "top_by": request.top_by,
             "accounts": accounts,
@@ -208,7 +218,8 @@ def decode_hold(request: HoldRequest, reply: Sequence[bytes]) -> HoldReply:
     if code not in (Code.HELD, Code.EXISTS, Code.REFUSED):
         return HoldReply(code, when)
     index, output, words = int(reply[4]), int(reply[5]), reply[6].decode()
-    plan = request.plans[index] if request.plans else None
+    first = 0 if request.part is None else request.part.plan_index
+    plan = request.plans[index - first] if request.plans else None
     states = (
         tuple(_state(plan, position, text) for position, text in enumerate(words.split(";"))) if plan and words else ()
     )
@@ -247,3 +258,35 @@ def _state(plan: Plan, position: int, text: str) -> AccountState:
 def decode_resolve(reply: Sequence[bytes]) -> ResolveReply:
     """The script's answer to a settle or release."""
     return ResolveReply(Code(reply[0].decode()), stamp(reply))
+
+
+def decode_weighing(request: HoldRequest, reply: Sequence[bytes]) -> Weighing:
+    """The script's answer to a hold that is only weighed."""
+    if reply[0] != b"weighed":
+        return Weighing(reply=decode_hold(request, reply))
+    named = {b"refused": Weighing.REFUSES, b"left_out": Weighing.LEFT_OUT}
+    return Weighing(tuple(named[word] if word in named else int(word) for word in reply[4].split()))
+
+
+def encode_withdrawal(hold_id: str, retention: Retention) -> bytes:
+    """A withdrawal as the script that resolves reads it: a release that leaves no trace in the journal."""
+    asked = _resolution(Resolution(hold_id, Charge(), Basis.RELEASED))
+    return orjson.dumps({**asked, "fingerprint": _WITHDRAWN, "keep_us": retention.resolved_ms * 1000})
+
+
+def decode_outcome(hold_id: str, reply: Sequence[bytes]) -> Outcome:
+    """The script's answer to how a hold ended."""
+    said = reply[0].decode()
+    if said != Ended.RESOLVED:
+        return Outcome(Ended.OPEN if said == Ended.OPEN else Ended.EXPIRED)
+    if reply[4] == _WITHDRAWN.encode():
+        return Outcome(Ended.WITHDRAWN)
+    basis, *words = reply[4].decode().split(" ")
+    amounts = dict(zip(Measure, map(int, words), strict=True))
+    charge = Charge(
+        cost_nanodollars=amounts[Measure.COST],
+        input_tokens=amounts[Measure.INPUT_TOKENS],
+        output_tokens=amounts[Measure.OUTPUT_TOKENS],
+        requests=amounts[Measure.REQUESTS],
+    )
+    return Outcome(Ended.RESOLVED, Resolution(hold_id, charge, Basis(basis)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 
 class Measure(StrEnum):
@@ -133,6 +133,22 @@ class Resolution:
     charge: Charge
     basis: Basis
     detail: str = "{}"
+    realms: tuple[str, ...] = ()  # as `HoldReply.realms`; where they are not known every realm is asked
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What makes a hold one realm's part of a request that falls on accounts of several.
+
+    `fingerprint` is that of the whole request, `plan_index` where the part's first plan stands among its plans.
+    `home` is the realm that decides how the hold ended and keeps its journal entry, '' in that realm itself.
+    """
+
+    fingerprint: str
+    plan_index: int = 0
+    home: str = ""
+    hold_nanodollars: int = 0  # what the whole holds, at least
+    refused: bool = False  # another realm refuses the request: remember that, and hold nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +164,7 @@ class Extension:
     output: int
     cost_milli: int
     may_refuse: tuple[AccountSpec, ...] = ()
+    realms: tuple[str, ...] = ()  # as `HoldReply.realms`
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +186,7 @@ class HoldRequest:
     series: tuple[tuple[str, str], ...] = ()
     previous: Resolution | None = None
     keep_if_unavailable: bool = False
+    part: Part | None = None  # None: all of it, in one realm
     top_by: tuple[str, ...] = ("pipeline", "agent_step", "repo", "user")  # tags a refusal's top consumer is sought by
 
 
@@ -259,6 +277,40 @@ class HoldReply:
     plan_index: int = 0
     output_limit: int = 0
     states: tuple[AccountState, ...] = ()
+    realms: tuple[str, ...] = ()  # where it is held, its home first; empty where there is one realm for all
+
+
+@dataclass(frozen=True, slots=True)
+class Weighing:
+    """What one realm would say to each plan of a request, without holding anything.
+
+    `reply` is what a repeated call gets, or UNAVAILABLE; then there is nothing else. Of each plan, `outputs` has the
+    largest output that fits, REFUSES, or LEFT_OUT where the plan waits for an account to have spent more.
+    """
+
+    REFUSES: ClassVar[int] = -1
+    LEFT_OUT: ClassVar[int] = -2
+
+    outputs: tuple[int, ...] = ()
+    reply: HoldReply | None = None
+
+
+class Ended(StrEnum):
+    """How a hold stands in its home realm."""
+
+    OPEN = "open"
+    RESOLVED = "resolved"  # settled or released; `Outcome.resolution` says at what
+    WITHDRAWN = "withdrawn"  # never granted, and from now on never will be
+    EXPIRED = "expired"  # or so old that nobody knows any more
+    UNKNOWN = "unknown"  # the home realm does not answer
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the home of a part says of the hold. `resolution` is there with RESOLVED only."""
+
+    ended: Ended
+    resolution: Resolution | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +401,7 @@ class Ledger(Protocol):
         ...
 
     async def renew(self, hold_ids: Sequence[str], lease_ms: int) -> Code:
-        """Push the leases of open holds; ids that are not open are skipped."""
+        """Push the leases of open holds, in whatever realms they are; ids that are not open are skipped."""
         ...
 
     async def expire(self, limit: int) -> int:
@@ -374,4 +426,44 @@ class Ledger(Protocol):
 
     async def resume(self, account: str, note: str) -> Code:
         """Open a latched account again, of whatever window it is: RESUMED, NOT_FOUND or UNAVAILABLE."""
+        ...
+
+
+class RealmLedger(Ledger, Protocol):
+    """A ledger of one realm, that can keep a part of a hold whose other parts are in other realms."""
+
+    async def alerts(self, after: str, limit: int) -> tuple[Alert, ...]:
+        """Thresholds crossed since the alert `after` ('' for the oldest there is), oldest first."""
+        ...
+
+    async def top_consumers(self, account: str, limit: int) -> tuple[TopConsumer, ...]:
+        """The tag values that spent most on an account (`AccountBalance.name`), the largest first."""
+        ...
+
+    async def series(self, tag: str, period: Period, *, start_us: int, end_us: int) -> dict[str, list[SeriesPoint]]:
+        """Spend by value of a tag in the UTC hours or days of [start, end)."""
+        ...
+
+    async def weigh(self, request: HoldRequest) -> Weighing:
+        """What this realm would say to a part, or what it has said before."""
+        ...
+
+    async def restore(self, request: HoldRequest) -> HoldReply:
+        """Hold what was admitted already (`outage.admitted`), whatever the caps say, in today's windows."""
+        ...
+
+    async def withdraw(self, hold_id: str) -> Code:
+        """Take a part back because the whole is not held: RELEASED, TOMBSTONED, …; UNAVAILABLE is not retried."""
+        ...
+
+    async def outcome(self, hold_id: str) -> Outcome:
+        """How a hold that is at home here ended. One that is unknown here is withdrawn by asking."""
+        ...
+
+    async def overdue_parts(self, limit: int) -> tuple[tuple[str, str], ...]:
+        """Parts whose lease ran out, the oldest first: (hold id, home realm)."""
+        ...
+
+    async def expire_part(self, hold_id: str) -> Code:
+        """Charge a part in full, because its home did so."""
         ...

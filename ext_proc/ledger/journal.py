@@ -46,6 +46,19 @@ def entry(context: str, detail: str, figures: JournalFigures) -> dict[str, objec
     return merged
 
 
+def posting_row(figures: JournalFigures, home: str) -> dict[str, object]:
+    """What a part of a hold over several realms did in a realm that is not its home."""
+    row: dict[str, object] = {
+        "hold_id": figures.hold_id,
+        "time": rfc3339(figures.time_us),
+        "charge_nanodollars": figures.charge_nanodollars,
+        "hold_nanodollars": figures.hold_nanodollars,
+        "basis": str(figures.basis),
+        "home": home,
+    }
+    return {**row, "correction": True} if figures.correction else row
+
+
 def event(name: str, account: str, spent: int, note: str, time_us: int) -> dict[str, object]:
     """What somebody did to an account by hand."""
     return {"event": name, "account": account, "spent": spent, "note": note, "time": rfc3339(time_us)}

@@ -7,6 +7,7 @@ names hold digests and ids of ours only: nothing a client chose, so no brace of 
 |---|---|---|
 | `clock` | hash | epoch, seq, the last time seen, backward steps accepted |
 | `leases` | sorted set | open holds by the end of their lease |
+| `parts` | sorted set | the same of holds whose home is another realm |
 | `hold:<id>` | string | an open or expired hold, packed; later its tombstone |
 | `refused:<id>` | string | a refusal, remembered for a minute |
 | `calendar:<digest>:<start>`, `lifetime:<digest>:0` | hash | one account of one window |
@@ -14,6 +15,7 @@ names hold digests and ids of ours only: nothing a client chose, so no brace of 
 | `open:<digest>` | hash | what is in flight |
 | `accounts` | sorted set | calendar and lifetime accounts by the time they are forgotten |
 | `journal` | stream | one entry for each hold resolved |
+| `postings` | stream | one row for each resolved part of a hold whose home is another realm |
 | `outbox` | stream | thresholds crossed, for whoever tells people |
 | `top:<kind>:<account>` | sorted set | what each tag value spent on an account |
 | `series:hour:<tag>:<start>`, `series:day:…` | hash | spend by value of a tag: `c<value>` cost, `t<value>` tokens |
@@ -30,6 +32,8 @@ import orjson
 from ext_proc.ledger.interface import AccountSpec, WindowKind
 
 DEFAULT_REALM = "0"
+IDENTITIES = "keys"
+"""No realm of the ledger, but a slot like one: virtual keys, teams and tenants (`identity.store`)."""
 
 _REALM = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _DIGEST_BYTES = 12

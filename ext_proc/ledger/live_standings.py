@@ -6,12 +6,13 @@ Only reading commands are sent, all of them in one transaction, so that the acco
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 from ext_proc.ledger import keys
 from ext_proc.ledger.channel import Channel
 from ext_proc.ledger.interface import AccountSpec, TopConsumer, WindowKind
+from ext_proc.ledger.realms import Realms
 from ext_proc.ledger.standing import Slot, Standing
 from ext_proc.ledger.windows import SLIDING_US, WindowCache
 
@@ -51,6 +52,28 @@ class Standings:
             ("EXISTS", f"{self._prefix}latch:{digest}"),
             ("ZREVRANGE", f"{self._prefix}top:{name}", "0", "-1", "WITHSCORES"),
         )
+
+
+class SplitStandings:
+    """Standings of a ledger in several realms, over a channel to each: one moment within a realm, not over all."""
+
+    def __init__(self, realms: Realms, channels: Mapping[str, Channel]) -> None:
+        self._realms = realms
+        self._by_realm = {name: Standings(channels[name], name) for name in realms.names}
+
+    async def now_us(self) -> int:
+        """Redis time in the shared realm."""
+        return await self._by_realm[keys.DEFAULT_REALM].now_us()
+
+    async def read(self, accounts: Iterable[AccountSpec], now_us: int) -> dict[AccountSpec, Standing]:
+        """As `Standings.read`."""
+        found: dict[AccountSpec, Standing] = {}
+        by_realm: dict[str, list[AccountSpec]] = {}
+        for account in accounts:
+            by_realm.setdefault(self._realms.of_account(account), []).append(account)
+        for realm, wanted in by_realm.items():
+            found |= await self._by_realm[realm].read(wanted, now_us)
+        return found
 
 
 def _standing(

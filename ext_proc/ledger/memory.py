@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from ext_proc.ledger import ids, keys
 from ext_proc.ledger.amounts import (
@@ -35,11 +36,13 @@ from ext_proc.ledger.interface import (
     Basis,
     Charge,
     Code,
+    Ended,
     ExtendReply,
     Extension,
     HoldReply,
     HoldRequest,
     Measure,
+    Outcome,
     Period,
     Plan,
     Posting,
@@ -49,9 +52,10 @@ from ext_proc.ledger.interface import (
     SeriesPoint,
     Stamp,
     TopConsumer,
+    Weighing,
     WindowKind,
 )
-from ext_proc.ledger.journal import JournalFigures, entry, event
+from ext_proc.ledger.journal import JournalFigures, entry, event, posting_row
 from ext_proc.ledger.options import DAY_MS, Retention
 from ext_proc.ledger.standing import Slot, Standing
 from ext_proc.ledger.windows import SLIDING_US, WindowCache
@@ -63,6 +67,7 @@ EXACT_SLOTS = 1_000
 SUB_WINDOWS = 60
 TOP_MAX = 100
 SERIES_MAX = 200
+_WITHDRAWN = "withdrawn"
 OTHER = "~other"
 """Where spend is counted once there are too many values of a tag to keep apart."""
 
@@ -121,6 +126,8 @@ class _Hold:
     series: tuple[tuple[str, str], ...] = ()
     waiting: Resolution | None = None  # the settle that came before its hold
     output: int = 0  # what it carries: as granted, later as extended
+    home: str = ""  # of a part: the realm that keeps the journal entry
+    hold_nanodollars: int = 0
 
 
 class MemoryLedger:
@@ -134,6 +141,8 @@ class MemoryLedger:
         self._holds: dict[str, _Hold] = {}
         self._refused: dict[str, tuple[object, HoldReply, int]] = {}
         self._leases: dict[str, int] = {}
+        self._parts: dict[str, int] = {}  # the leases of parts whose home is another realm
+        self._postings: list[dict[str, object]] = []
         self._journal: list[dict[str, object]] = []
         self._outbox: list[Alert] = []
         self._latched: set[str] = set()
@@ -176,9 +185,10 @@ class MemoryLedger:
     async def renew(self, hold_ids: Sequence[str], lease_ms: int) -> Code:
         """Push the leases of open holds, never pulling one in."""
         now_us = self._begin()
-        known = [hold_id for hold_id in hold_ids if hold_id in self._leases]
+        known = [hold_id for hold_id in hold_ids if hold_id in self._leases or hold_id in self._parts]
         for hold_id in known:
-            self._leases[hold_id] = max(self._leases[hold_id], now_us + lease_ms * 1000)
+            leases = self._leases if hold_id in self._leases else self._parts
+            leases[hold_id] = max(leases[hold_id], now_us + lease_ms * 1000)
             self._changed = True
         self._stamp(now_us)
         return Code.RENEWED if known else Code.NOT_FOUND
@@ -269,6 +279,57 @@ class MemoryLedger:
         """How many holds are open now."""
         return len(self._leases)
 
+    # --- parts of holds over several realms -----------------------------------------------------------------------
+
+    async def weigh(self, request: HoldRequest) -> Weighing:
+        """What this realm would say to a part, or what it has said before."""
+        now_us = self._begin()
+        request = replace(request, plans=tuple(saturated_plan(plan) for plan in request.plans))
+        known = self._repeated(request, now_us)
+        if known is not None:
+            return Weighing(reply=self._stamped(known, now_us))
+        return Weighing(tuple(self._weighed(request, plan, now_us) for plan in request.plans))
+
+    async def withdraw(self, hold_id: str) -> Code:
+        """Take a part back because the whole is not held: it is no charge, and no row tells of it."""
+        now_us = self._begin()
+        code = self._resolve(Resolution(hold_id, Charge(), Basis.RELEASED), now_us, withdrawn=True)
+        self._stamp(now_us)
+        return code
+
+    async def outcome(self, hold_id: str) -> Outcome:
+        """How a hold that is at home here ended. One that is unknown here is withdrawn by asking."""
+        now_us = self._begin()
+        known = self._known(hold_id, now_us)
+        if known is None:
+            if self._is_too_old(hold_id, now_us):
+                return Outcome(Ended.EXPIRED)
+            self._entomb(hold_id, _WITHDRAWN, now_us)
+            self._stamp(now_us)
+            return Outcome(Ended.WITHDRAWN)
+        if known.expired:
+            return Outcome(Ended.EXPIRED)
+        if not known.resolved:
+            return Outcome(Ended.OPEN)
+        if known.fingerprint == _WITHDRAWN:
+            return Outcome(Ended.WITHDRAWN)
+        basis, charge = cast("tuple[Basis, Charge]", known.fingerprint)
+        return Outcome(Ended.RESOLVED, Resolution(hold_id, charge, basis))
+
+    async def overdue_parts(self, limit: int) -> tuple[tuple[str, str], ...]:
+        """Parts whose lease ran out, the oldest first: (hold id, home realm)."""
+        now_us = self._begin()
+        overdue = sorted((until, hold_id) for hold_id, until in self._parts.items() if until <= now_us)[:limit]
+        return tuple((hold_id, self._holds[hold_id].home) for _, hold_id in overdue)
+
+    async def expire_part(self, hold_id: str) -> Code:
+        """Charge a part in full, because its home did so."""
+        now_us = self._begin()
+        if hold_id in self._parts:
+            self._expire(hold_id, now_us)
+        self._stamp(now_us)
+        return Code.SETTLED
+
     def standing(self, spec: AccountSpec) -> Standing:
         """What an account holds now: what `stand` of another ledger takes over."""
         now_us = self._begin()
@@ -299,37 +360,60 @@ class MemoryLedger:
     # --- hold ---------------------------------------------------------------------------------------------------
 
     def _hold(self, request: HoldRequest, now_us: int, *, restored: bool = False) -> HoldReply:
-        fingerprint = content(request)
-        known = self._known(request.hold_id, now_us)
-        waiting = known.waiting if known is not None and known.resolved else None
-        if restored and (known is None or waiting is not None):
-            reply = self._grant(request, 0, now_us)
-            if waiting is not None:
-                self._holds[request.hold_id].waiting = waiting
-                self._leases[request.hold_id] = now_us
-            return reply
-        if known is not None:
-            return _repeated(known, fingerprint)
-        refused = self._refused.get(request.hold_id)
-        if refused is not None and refused[2] > now_us:
-            return refused[1] if refused[0] == fingerprint else HoldReply(Code.EXISTS_WITH_DIFFERENT_AMOUNT)
-        if self._is_too_old(request.hold_id, now_us):
-            return HoldReply(Code.TOO_OLD)
+        if restored:
+            return self._restore(request, now_us)
+        repeated = self._repeated(request, now_us)
+        if repeated is not None:
+            return repeated
         states: tuple[AccountState, ...] = ()
         tried = max(len(request.plans) - 1, 0)
+        if request.part is not None and request.part.refused:
+            return self._refuse(request, 0, self._refusals(request, request.plans[0], now_us), now_us)
         reached = [entry for entry in enumerate(request.plans) if self._is_reached(entry[1], now_us)]
         for index, plan in reached:
             tried = index
             states = self._refusals(request, plan, now_us)
             if not states:
                 return self._grant(request, index, now_us)
+        return self._refuse(request, tried, states, now_us)
+
+    def _restore(self, request: HoldRequest, now_us: int) -> HoldReply:
+        known = self._known(request.hold_id, now_us)
+        waiting = known.waiting if known is not None and known.resolved else None
+        if known is not None and waiting is None and known.fingerprint != _WITHDRAWN:
+            return _repeated(known, content(request))
+        reply = self._grant(request, 0, now_us)
+        if waiting is not None:
+            kept = self._holds[request.hold_id]
+            kept.waiting = waiting
+            leases = self._parts if kept.home else self._leases
+            leases[request.hold_id] = now_us
+        return reply
+
+    def _repeated(self, request: HoldRequest, now_us: int) -> HoldReply | None:
+        """What a repeated call gets, or None for a new id."""
+        fingerprint = content(request)
+        known = self._known(request.hold_id, now_us)
+        if known is not None:
+            return _repeated(known, fingerprint)
+        refused = self._refused.get(request.hold_id)
+        if refused is not None and refused[2] > now_us:
+            return refused[1] if refused[0] == fingerprint else HoldReply(Code.EXISTS_WITH_DIFFERENT_AMOUNT)
+        return HoldReply(Code.TOO_OLD) if self._is_too_old(request.hold_id, now_us) else None
+
+    def _weighed(self, request: HoldRequest, plan: Plan, now_us: int) -> int:
+        if not self._is_reached(plan, now_us):
+            return Weighing.LEFT_OUT
+        return Weighing.REFUSES if self._refusals(request, plan, now_us) else self._affordable(plan, now_us)
+
+    def _refuse(self, request: HoldRequest, tried: int, states: tuple[AccountState, ...], now_us: int) -> HoldReply:
         for state in states:
             account = self._account(state.account, now_us)
             self._refresh_rule(account, state.account, now_us)
             if state.account.latch and state.refused is RefusedBecause.SPENT:
                 self._latched.add(keys.digest(state.account))
-        reply = HoldReply(Code.REFUSED, plan_index=tried, states=states)
-        self._refused[request.hold_id] = (fingerprint, reply, now_us + self._retention.refused_ms * 1000)
+        reply = HoldReply(Code.REFUSED, plan_index=_first(request) + tried, states=states)
+        self._refused[request.hold_id] = (content(request), reply, now_us + self._retention.refused_ms * 1000)
         self._changed = True
         return reply
 
@@ -372,15 +456,12 @@ class MemoryLedger:
 
     def _grant(self, request: HoldRequest, index: int, now_us: int) -> HoldReply:
         plan = request.plans[index]
-        output = plan.output_max
-        for posting in plan.postings:
-            if posting.deciding:
-                account = self._account(posting.account, now_us)
-                room = saturated(posting.account.cap) - account.spent - account.held
-                output = min(output, largest_output(posting, room, plan.output_min, plan.output_max))
+        output = self._affordable(plan, now_us)
         held = tuple(self._set_aside(posting, amount(posting, output), now_us) for posting in plan.postings)
         states = tuple(self._granted_state(posting, now_us) for posting in plan.postings)
-        reply = HoldReply(Code.HELD, plan_index=index, output_limit=output, states=states)
+        reply = HoldReply(Code.HELD, plan_index=_first(request) + index, output_limit=output, states=states)
+        home, hold_nanodollars = (request.part.home, request.part.hold_nanodollars) if request.part else ("", 0)
+        costs = [posting.amount for posting in held if posting.measure is Measure.COST]
         self._holds[request.hold_id] = _Hold(
             content(request),
             reply=reply,
@@ -388,10 +469,23 @@ class MemoryLedger:
             context=request.context,
             series=request.series,
             output=output,
+            home=home,
+            hold_nanodollars=max(hold_nanodollars, *costs, 0),
         )
-        self._leases[request.hold_id] = now_us + request.lease_ms * 1000
+        leases = self._parts if home else self._leases
+        leases[request.hold_id] = now_us + request.lease_ms * 1000
         self._changed = True
         return reply
+
+    def _affordable(self, plan: Plan, now_us: int) -> int:
+        """The largest output that every account can carry."""
+        output = plan.output_max
+        for posting in plan.postings:
+            if posting.deciding:
+                account = self._account(posting.account, now_us)
+                room = saturated(posting.account.cap) - account.spent - account.held
+                output = min(output, largest_output(posting, room, plan.output_min, plan.output_max))
+        return output
 
     def _set_aside(self, posting: Posting, amount: int, now_us: int) -> _HeldPosting:
         account = self._account(posting.account, now_us)
@@ -437,6 +531,8 @@ class MemoryLedger:
             postings.append(longer)
         known.postings = tuple(postings)
         known.output += granted
+        costs = [posting.amount for posting in postings if posting.measure is Measure.COST]
+        known.hold_nanodollars = max(known.hold_nanodollars, *costs, 0)
         self._changed = True
         return Code.EXTENDED, known.output
 
@@ -458,11 +554,11 @@ class MemoryLedger:
 
     # --- resolve ------------------------------------------------------------------------------------------------
 
-    def _resolve(self, resolution: Resolution, now_us: int) -> Code:
+    def _resolve(self, resolution: Resolution, now_us: int, *, withdrawn: bool = False) -> Code:
         charge = effective(resolution)
-        fingerprint = (resolution.basis, charge)
+        fingerprint: object = _WITHDRAWN if withdrawn else (resolution.basis, charge)
         known = self._known(resolution.hold_id, now_us)
-        if known is None:
+        if known is None or (known.fingerprint == _WITHDRAWN and not withdrawn):
             if self._is_too_old(resolution.hold_id, now_us):
                 return Code.TOO_OLD
             self._entomb(resolution.hold_id, fingerprint, now_us)
@@ -474,9 +570,9 @@ class MemoryLedger:
             return Code.EXISTS if first == fingerprint else Code.ALREADY_RESOLVED
         if known.resolved:
             return Code.EXISTS if known.fingerprint == fingerprint else Code.ALREADY_RESOLVED
-        return self._settle(resolution, known, now_us)
+        return self._settle(resolution, known, fingerprint, now_us)
 
-    def _settle(self, resolution: Resolution, known: _Hold, now_us: int) -> Code:
+    def _settle(self, resolution: Resolution, known: _Hold, fingerprint: object, now_us: int) -> Code:
         """Replace what a hold set aside, or was charged when it expired, by the charge."""
         charge = effective(resolution)
         for posting in known.postings:
@@ -485,11 +581,14 @@ class MemoryLedger:
                 self._post(known, posting, 0, spent - _expired_charge(posting), now_us)
             else:
                 self._post(known, posting, -posting.amount, spent, now_us)
-        cost = charge.cost_nanodollars - (_hold_nanodollars(known) if known.expired else 0)
-        self._record_series(known.series, cost, charged(charge, Measure.TOKENS), now_us)
-        self._write_entry(resolution, known, cost, now_us)
+        cost = charge.cost_nanodollars - (known.hold_nanodollars if known.expired else 0)
+        if not known.home:
+            self._record_series(known.series, cost, charged(charge, Measure.TOKENS), now_us)
+        if fingerprint != _WITHDRAWN:
+            self._write_entry(resolution, known, cost, now_us)
         self._leases.pop(resolution.hold_id, None)
-        self._entomb(resolution.hold_id, (resolution.basis, charge), now_us)
+        self._parts.pop(resolution.hold_id, None)
+        self._entomb(resolution.hold_id, fingerprint, now_us)
         if known.expired:
             return Code.CORRECTED
         return Code.RELEASED if resolution.basis is Basis.RELEASED else Code.SETTLED
@@ -498,15 +597,17 @@ class MemoryLedger:
         """Whether the hold expired: one whose settle was there before it is charged that instead."""
         known = self._holds[hold_id]
         if known.waiting is not None:
-            self._settle(known.waiting, known, now_us)
+            self._settle(known.waiting, known, (known.waiting.basis, effective(known.waiting)), now_us)
             return False
         for posting in known.postings:
             self._post(known, posting, -posting.amount, _expired_charge(posting), now_us)
-        self._record_series(known.series, _hold_nanodollars(known), 0, now_us)
-        self._write_entry(Resolution(hold_id, Charge(), Basis.EXPIRED), known, _hold_nanodollars(known), now_us)
+        if not known.home:
+            self._record_series(known.series, known.hold_nanodollars, 0, now_us)
+        self._write_entry(Resolution(hold_id, Charge(), Basis.EXPIRED), known, known.hold_nanodollars, now_us)
         known.expired = True
         known.expires_us = self._remembered_until_us(hold_id, now_us)
-        del self._leases[hold_id]
+        self._leases.pop(hold_id, None)
+        self._parts.pop(hold_id, None)
         self._changed = True
         return True
 
@@ -584,13 +685,16 @@ class MemoryLedger:
             hold_id=resolution.hold_id,
             time_us=now_us,
             charge_nanodollars=charge_nanodollars,
-            hold_nanodollars=_hold_nanodollars(known),
+            hold_nanodollars=known.hold_nanodollars,
             input_tokens=charge.input_tokens,
             output_tokens=charge.output_tokens,
             basis=resolution.basis,
             correction=known.expired,
         )
-        self._journal.append(entry(known.context, resolution.detail, figures))
+        if known.home:
+            self._postings.append(posting_row(figures, known.home))
+        else:
+            self._journal.append(entry(known.context, resolution.detail, figures))
 
     # --- time, accounts -----------------------------------------------------------------------------------------
 
@@ -659,8 +763,15 @@ def _repeated(known: _Hold, fingerprint: object) -> HoldReply:
     return replace(known.reply, code=Code.EXISTS)
 
 
+def _first(request: HoldRequest) -> int:
+    """Where the first plan of a part stands among those of the whole request."""
+    return 0 if request.part is None else request.part.plan_index
+
+
 def content(request: HoldRequest) -> object:
     """What makes two hold requests the same: accounts, amounts and output ranges of every plan; not caps or context."""
+    if request.part is not None:
+        return request.part.fingerprint
     return tuple(
         (
             plan.target,
@@ -726,10 +837,6 @@ def _forget(account: _Account, now_us: int) -> None:
 def _expired_charge(posting: _HeldPosting) -> int:
     """What expiry charges: all that was held, but nothing where only the open requests are counted."""
     return 0 if posting.measure is Measure.CONCURRENT else posting.amount
-
-
-def _hold_nanodollars(hold: _Hold) -> int:
-    return max((p.amount for p in hold.postings if p.measure is Measure.COST), default=0)
 
 
 def _rank(consumer: tuple[tuple[str, str], int]) -> tuple[int, str]:

@@ -27,6 +27,7 @@ from ext_proc.ledger.interface import (
     HoldRequest,
     Ledger,
     Measure,
+    Part,
     Period,
     Plan,
     Posting,
@@ -181,8 +182,13 @@ def _hold(raw: dict[str, object]) -> HoldRequest:
         lease_ms=_int(raw["lease_ms"]),
         context=str(raw["context"]),
         series=pairs,
+        part=_part(raw.get("part")),
         keep_if_unavailable=True,
     )
+
+
+def _part(raw: object) -> Part | None:
+    return Part(**raw) if isinstance(raw, dict) else None
 
 
 def _plan(raw: dict[str, object]) -> Plan:
@@ -214,7 +220,8 @@ def _account(raw: dict[str, Any]) -> AccountSpec:
 def _resolution(raw: dict[str, object]) -> Resolution:
     charge = raw["charge"]
     assert isinstance(charge, dict), "a resolution has a charge"
-    return Resolution(str(raw["hold_id"]), Charge(**charge), Basis(str(raw["basis"])), str(raw["detail"]))
+    realms = tuple(str(realm) for realm in _list(raw.get("realms", [])))  # [] in a log of an older release
+    return Resolution(str(raw["hold_id"]), Charge(**charge), Basis(str(raw["basis"])), str(raw["detail"]), realms)
 
 
 def _list(raw: object) -> list[Any]:

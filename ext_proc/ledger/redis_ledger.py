@@ -30,15 +30,18 @@ from ext_proc.ledger.interface import (
     Basis,
     Charge,
     Code,
+    Ended,
     ExtendReply,
     Extension,
     HoldReply,
     HoldRequest,
+    Outcome,
     Period,
     Resolution,
     ResolveReply,
     SeriesPoint,
     TopConsumer,
+    Weighing,
     WindowKind,
 )
 from ext_proc.ledger.options import LedgerOptions
@@ -277,9 +280,56 @@ class RedisLedger:
             return Code.UNAVAILABLE
         return Code(reply[0].decode())
 
+    def realms_of(self, _request: HoldRequest) -> tuple[str, ...]:
+        """As `HoldReply.realms`: there is one realm for all."""
+        return ()
+
     async def restore(self, request: HoldRequest) -> HoldReply:
         """Hold what was admitted already (`outage.admitted`), whatever the caps say, in today's windows."""
         return await self._shielded(self._hold(request, restored=True))
+
+    # --- parts of holds over several realms -----------------------------------------------------------------------
+
+    async def weigh(self, request: HoldRequest) -> Weighing:
+        """What this realm would say to a part, or what it has said before."""
+        return await self._shielded(self._weigh(request))
+
+    async def withdraw(self, hold_id: str) -> Code:
+        """Take a part back because the whole is not held. Not retried: when its lease ends, its home is asked."""
+        try:
+            reply = await self._shielded(
+                self._asker.run("resolve", codec.encode_withdrawal(hold_id, self._options.retention))
+            )
+        except StoreError:
+            return Code.UNAVAILABLE
+        if self._ring is not None:
+            self._ring.append_resolution(Resolution(hold_id, Charge(), Basis.RELEASED))
+        return Code(reply[0].decode())
+
+    async def outcome(self, hold_id: str) -> Outcome:
+        """How a hold that is at home here ended. One that is unknown here is withdrawn by asking."""
+        try:
+            reply = await self._asker.run("outcome", hold_id, self._options.retention.resolved_ms * 1000)
+        except StoreError:
+            return Outcome(Ended.UNKNOWN)
+        return codec.decode_outcome(hold_id, reply)
+
+    async def overdue_parts(self, limit: int) -> tuple[tuple[str, str], ...]:
+        """Parts whose lease ran out, the oldest first: (hold id, home realm). None where Redis does not answer."""
+        try:
+            reply = await self._asker.run("parts", limit)
+        except StoreError:
+            return ()
+        named = (line.decode().partition(" ") for line in reply[4:])
+        return tuple((hold_id, home) for hold_id, _, home in named)
+
+    async def expire_part(self, hold_id: str) -> Code:
+        """Charge a part in full, because its home did so."""
+        try:
+            await self._asker.run("expire_part", hold_id, self._options.retention.resolved_ms * 1000)
+        except StoreError:
+            return Code.UNAVAILABLE
+        return Code.SETTLED
 
     # --- hold and resolve ---------------------------------------------------------------------------------------
 
@@ -296,14 +346,22 @@ class RedisLedger:
             if request.previous is not None:
                 self._ring.append_resolution(request.previous)
             if decoded.code is Code.HELD:
-                self._ring.append_hold(request, decoded.plan_index, decoded.output_limit)
+                first = 0 if request.part is None else request.part.plan_index
+                self._ring.append_hold(request, decoded.plan_index - first, decoded.output_limit)
         return decoded
 
-    async def _run_hold(self, request: HoldRequest, *, restored: bool) -> list[bytes]:
+    async def _weigh(self, request: HoldRequest) -> Weighing:
+        try:
+            return codec.decode_weighing(request, await self._run_hold(request, weigh=True))
+        except StoreError:
+            return Weighing(reply=HoldReply(Code.UNAVAILABLE))
+
+    async def _run_hold(self, request: HoldRequest, *, restored: bool = False, weigh: bool = False) -> list[bytes]:
         """Ask, and ask again with the time Redis names where a window has ended since it was last heard."""
         now_us = self.now_us()
         for _ in range(_WINDOW_ATTEMPTS):
-            reply = await self._asker.run("hold", self._encoder.encode(request, now_us, restored=restored))
+            asked = self._encoder.encode(request, now_us, restored=restored, weigh=weigh)
+            reply = await self._asker.run("hold", asked)
             if reply[0] != codec.WINDOW_STALE.encode():
                 return reply
             now_us = codec.stamp(reply).redis_us

@@ -14,6 +14,9 @@ _PARTS = {
     "reset": ("common", "accounts", "effects", "resolution", "reset"),
     "resume": ("common", "accounts", "effects", "resolution", "resume"),
     "renew": ("common", "renew"),
+    "parts": ("common", "accounts", "effects", "resolution", "parts"),
+    "outcome": ("common", "accounts", "effects", "resolution", "outcome"),
+    "expire_part": ("common", "accounts", "effects", "resolution", "expire_part"),
     "look": ("common", "look"),
 }
 

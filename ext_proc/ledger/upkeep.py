@@ -19,6 +19,7 @@ _MEMORY_SAMPLES = 20
 class StoreHealth:
     """`warnings` are sentences for people: settings under which the promises of docs/ledger.md do not hold."""
 
+    run_id: str  # of the server process
     version: str
     used_memory_bytes: int
     max_memory_bytes: int  # 0: no limit
@@ -50,6 +51,7 @@ async def health(read: Read) -> StoreHealth:
     if int(info.get("connected_slaves", "0")) and _optional(info, "min_slaves_good_slaves") == 0:
         warnings.append("replicas are attached but min-replicas-to-write is 0: a failover may lose acknowledged writes")
     return StoreHealth(
+        run_id=info.get("run_id", ""),
         version=info.get("redis_version", "?"),
         used_memory_bytes=int(info.get("used_memory", "0")),
         max_memory_bytes=int(info.get("maxmemory", "0")),
@@ -106,10 +108,13 @@ async def trim_journal(read: Read, prefix: str, *, older_than_us: int, max_bytes
     """
     journal = f"{prefix}journal"
     dropped = cast("int", await read("XTRIM", journal, "MINID", f"{older_than_us // 1000}-0"))
+    await read("XTRIM", f"{prefix}postings", "MINID", f"{older_than_us // 1000}-0")
     entries = cast("int", await read("XLEN", journal))
     size = cast("int | None", await read("MEMORY", "USAGE", journal)) or 0
     if size > max_bytes:
-        dropped += cast("int", await read("XTRIM", journal, "MAXLEN", entries * max_bytes // size))
+        kept = entries * max_bytes // size
+        dropped += cast("int", await read("XTRIM", journal, "MAXLEN", kept))
+        await read("XTRIM", f"{prefix}postings", "MAXLEN", kept)
     if dropped:
         await read("HINCRBY", f"{prefix}clock", "journal_dropped", dropped)
     return dropped

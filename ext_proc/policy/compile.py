@@ -8,6 +8,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import assert_never
 
+from ext_proc.ledger.realms import Realms
 from ext_proc.policy.budget_rules import budget_rules, rate_rules, team_budget_rules, tenant_budget_rules
 from ext_proc.policy.conditions import condition_of
 from ext_proc.policy.documents import Document
@@ -110,6 +111,8 @@ def _settings(documents: Sequence[Document]) -> Settings:
         if isinstance(document, SettingsDocument):
             names = {f.name for f in fields(Settings)} & {f.name for f in fields(SettingsDocument)}
             written |= {name: getattr(document, name) for name in names}
+            if document.ledger is not None:
+                written["realms"] = Realms(document.ledger.realms)
         elif isinstance(document, TaggingDocument) and "header" in document.where.lines:
             written["metadata_header"] = document.header.lower()
     return Settings(**written)  # type: ignore[arg-type]  # both classes declare the same types for one name

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from ext_proc.identity.caller import Caller
 from ext_proc.ledger.interface import AccountSpec
+from ext_proc.ledger.realms import ONE_REALM, Realms
 
 _PROFILE = re.compile(r"([a-z]{2,6}(?:-gov)?)\.[a-z0-9]+\.")
 """Bedrock's inference profiles: `eu.anthropic.claude-…`; a bare model has its maker in the first place and no third."""
@@ -225,3 +226,4 @@ class Settings:
     series_tags: tuple[str, ...] = ("cost_center", "repo", "pipeline", "agent_step", "tenant")
     unmetered_paths: tuple[str, ...] = ()
     batch: Batch = Batch.REFUSE
+    realms: Realms = ONE_REALM

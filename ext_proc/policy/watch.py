@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ext_proc.policy.errors import PolicyError, PolicySetError
 from ext_proc.policy.loader import load_files, read
+from ext_proc.policy.snapshot import Snapshot
 from ext_proc.policy.yaml_source import CONFIGMAP_DATA, content_hash, is_policy_file
 
 Stamp = tuple[object, ...]
@@ -60,6 +61,7 @@ class Watcher:
             if self._seen == before:
                 return False
             fresh = self.snapshot if self._seen == self.snapshot.version else load_files(files)
+            _check_layout(self.snapshot, fresh)
         except PolicySetError as refused:
             self.status = replace(self.status, refused=self.status.refused + 1, errors=refused.errors)
             return False
@@ -69,6 +71,17 @@ class Watcher:
         self.snapshot = fresh
         self.status = Status(fresh.version, self.status.loaded + 1, self.status.refused)
         return True
+
+
+def _check_layout(before: Snapshot, fresh: Snapshot) -> None:
+    """Laid out anew, accounts would begin empty elsewhere, while requests in flight settle where they were held.
+
+    Raises PolicySetError.
+    """
+    if fresh.settings.realms != before.settings.realms:
+        problem = "it would lay the ledger out anew under requests in flight"
+        cure = "stop the whole gateway before you change it, or take the change back"
+        raise PolicySetError((PolicyError("(set)", 0, "ledger", problem, cure),))
 
 
 def stamp(directory: Path) -> Stamp:

@@ -111,7 +111,8 @@ class _Observer:
         worker = self._worker
         asked = worker.terms.snapshot.rules.cutting(extend.cut.rules, extend.cut.plan)
         started = time.perf_counter()
-        reply = await worker.ledger.extend(Extension(extend.hold_id, extend.output, extend.cost_milli, asked))
+        extension = Extension(extend.hold_id, extend.output, extend.cost_milli, asked, extend.realms)
+        reply = await worker.ledger.extend(extension)
         seconds = time.perf_counter() - started
         worker.metrics.ledger_call(operation="extend", code=reply.code.value, seconds=seconds)
         rules = tuple(dict.fromkeys(account.expanded_id for account in asked))

@@ -14,7 +14,7 @@ from typing import Final
 
 from ext_proc.ledger.interface import Code, HoldReply, HoldRequest, Measure, Resolution
 from ext_proc.ledger.outage import EventLog, LocalAllowance, replay
-from ext_proc.ledger.redis_ledger import RedisLedger
+from ext_proc.ledger.realms_ledger import StoreLedger
 from ext_proc.policy.snapshot import OnStoreFailure
 from ext_proc.telemetry.metrics import Metrics
 
@@ -29,7 +29,7 @@ request by its own estimate: what meter read of it may still be on its way."""
 class Outage:
     """The outage journal of one worker, and its share of what may be admitted without Redis."""
 
-    def __init__(self, ledger: RedisLedger, metrics: Metrics, directory: Path) -> None:
+    def __init__(self, ledger: StoreLedger, metrics: Metrics, directory: Path) -> None:
         self._ledger = ledger
         self._metrics = metrics
         self._allowance = LocalAllowance()
@@ -52,7 +52,7 @@ class Outage:
             if posting.deciding and posting.account.measure is Measure.COST:
                 held = posting.fixed + posting.per_output_milli * plan.output_max // 1_000
                 self._metrics.fail_open(posting.account.rule_id, held)
-        return HoldReply(Code.HELD, output_limit=plan.output_max)
+        return HoldReply(Code.HELD, output_limit=plan.output_max, realms=self._ledger.realms_of(request))
 
     def keep(self, resolution: Resolution) -> bool:
         """Keep the resolution of a request that was admitted without Redis; False where it may go to Redis at once."""

@@ -9,7 +9,7 @@ from ext_proc.exchange.calibration import Learned
 from ext_proc.exchange.terms import Terms
 from ext_proc.identity.directory import Directory
 from ext_proc.ledger import ids
-from ext_proc.ledger.redis_ledger import RedisLedger
+from ext_proc.ledger.realms_ledger import StoreLedger
 from ext_proc.policy.watch import Watcher
 from ext_proc.pricing.catalogue_file import CatalogueWatch
 from ext_proc.server.credentials import Credentials
@@ -31,7 +31,7 @@ class Worker:
 
     settings: WorkerSettings
     terms: Terms
-    ledger: RedisLedger
+    ledger: StoreLedger
     settler: Settler
     outage: Outage
     metrics: Metrics

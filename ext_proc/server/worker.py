@@ -23,7 +23,7 @@ from ext_proc.identity.identities import Identities
 from ext_proc.identity.server_secret import server_secret
 from ext_proc.identity.store import IdentityStore
 from ext_proc.ledger.options import LedgerOptions
-from ext_proc.ledger.redis_ledger import RedisLedger
+from ext_proc.ledger.realms_ledger import open_ledger
 from ext_proc.policy.watch import Watcher
 from ext_proc.pricing.catalogue_file import CatalogueWatch
 from ext_proc.server.access_log import AccessLog
@@ -108,7 +108,7 @@ async def assemble(settings: WorkerSettings) -> Worker:
     metrics = Metrics(metric_labels=snapshot.settings.metric_labels, metrics_dir=Path(settings.metrics_dir))
     metrics.policy_loaded(snapshot.version, ok=True)
     own_dir = Path(settings.state_dir) / "workers" / settings.name
-    ledger = RedisLedger.connect(settings.redis_url, LedgerOptions(ring_dir=own_dir))
+    ledger = open_ledger(settings.redis_url, snapshot.settings.realms, LedgerOptions(ring_dir=own_dir))
     await ledger.start()
     outage = Outage(ledger, metrics, own_dir)
     secret = server_secret(Path(settings.state_dir))

@@ -23,7 +23,7 @@ from ext_proc.identity.administration import Administration
 from ext_proc.identity.errors import ServerSecretError
 from ext_proc.identity.server_secret import server_secret
 from ext_proc.identity.store import IdentityStore
-from ext_proc.ledger.redis_ledger import RedisLedger
+from ext_proc.ledger.realms_ledger import open_ledger
 from ext_proc.policy.status_file import read_statuses
 from ext_proc.routing.health import Health
 from ext_proc.routing.virtual_models import VirtualModels
@@ -63,7 +63,7 @@ class Session:
         self._policies = policies
         self._prices = prices
         self._state = state
-        self._ledger = RedisLedger.connect(redis_url)
+        self._ledger = open_ledger(redis_url, policies.snapshot.settings.realms)
         try:
             self._key_secret = server_secret(state.path)  # before a worker asks for it
         except ServerSecretError as error:

@@ -9,13 +9,20 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import pytest
 
-from ext_proc.ledger.interface import Basis, Window, WindowKind
+from ext_proc.ledger import keys
+from ext_proc.ledger.interface import Basis, HoldRequest, Posting, RealmLedger, Window, WindowKind
+from ext_proc.ledger.realms import Realms
+from ext_proc.ledger.realms_ledger import RealmsLedger
 from ext_proc.ledger.redis_ledger import RedisLedger
-from tests.ledger_kit import account, connected, hold_id, settle, simple_hold
+from ext_proc.ledger.split_ledger import SplitLedger
+from tests.ledger_kit import PATIENT, account, connected, hold_id, one_plan, settle, simple_hold
 
 pytestmark = [pytest.mark.crash, pytest.mark.redis]
 
@@ -32,6 +39,87 @@ STEPS = {
     "next attempt sent": {40, 100, 140},
     "next attempt acknowledged": {140},
 }
+
+
+REALM_STEPS = {
+    # the answer after which the worker dies, of a request over three realms: what each account is charged
+    "weigh 3": 0,
+    "hold 1": 0,  # a part
+    "hold 2": 0,  # both parts
+    "hold 3": 100,  # at home
+    "resolve 1": 70,  # at home
+    "resolve 2": 70,
+    "resolve 3": 70,
+}
+REALMS = Realms(tenant_realms=4)
+SPREAD = [
+    account(cap=1_000, window=Window(WindowKind.LIFETIME), bucket=bucket)
+    for bucket in ((), (("tenant", "acme"),), (("tenant", "globex"),))
+]
+
+
+class Dying:
+    """The ledger of one realm, in a process that dies after so many answers of one kind."""
+
+    answers: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self, ledger: RedisLedger, step: str) -> None:
+        self._ledger = ledger
+        self._step = step
+
+    def __getattr__(self, name: str) -> Any:
+        """Its methods, counted."""
+        method = getattr(self._ledger, name)
+
+        async def counted(*arguments: object) -> object:
+            answer = await method(*arguments)
+            self.answers[name] += 1
+            dies(f"{name} {self.answers[name]}", self._step)
+            return answer
+
+        return counted
+
+
+async def spread_worker(url: str, step: str) -> None:
+    """One request over three realms, up to the answer after which this process dies."""
+    ledger = RealmsLedger.connect(url, REALMS, PATIENT)
+    await ledger.start()
+    stores = {name: cast("RealmLedger", Dying(store, step)) for name, store in ledger._stores.items()}
+    dying = SplitLedger(REALMS, stores)
+    postings = [Posting(spec, deciding=True, fixed=100) for spec in SPREAD]
+    request = HoldRequest(hold_id(1, ledger.now_us()), (one_plan(*postings),), lease_ms=0)
+    reply = await dying.hold(request)
+    await dying.resolve(replace(settle(request.hold_id, 70), realms=reply.realms))
+
+
+@pytest.mark.parametrize("step", REALM_STEPS)
+def test_worker_that_dies_between_realms_leaves_balanced_books(step: str, redis_url: str) -> None:
+    """After the reaper every account of the request is charged alike, nothing is held in any realm, and the journal has
+    the charge once.
+    """
+    assert len({REALMS.of_account(spec) for spec in SPREAD}) == 3
+    command = [sys.executable, __file__, redis_url, step]
+    died = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, timeout=60)
+    assert died.returncode == 137
+
+    async def reap() -> None:
+        ledger = RealmsLedger.connect(redis_url, REALMS, PATIENT)
+        await ledger.start()
+        for _ in range(2):
+            await ledger.expire(10)
+        balances, _ = await ledger.balances(rule=None, limit=10, cursor="")
+        assert [balance.held for balance in balances] == [0] * len(balances)
+        spent = [balance.spent for balance in balances]
+        charged = REALM_STEPS[step]
+        assert spent == [charged] * 3 or (not charged and not any(spent))
+        journal = await ledger.journal(10)
+        assert [entry["charge_nanodollars"] for entry in journal] == ([charged] if charged else [])
+        assert await ledger.open_holds() == 0
+        for realm in REALMS.names:
+            assert await ledger.read("ZCARD", f"{keys.prefix(realm)}parts") == 0
+        await ledger.close()
+
+    asyncio.run(reap())
 
 
 async def worker(url: str, step: str) -> None:
@@ -100,4 +188,4 @@ def test_worker_that_dies_leaves_balanced_books(step: str, redis_url: str) -> No
 
 
 if __name__ == "__main__":
-    asyncio.run(worker(sys.argv[1], sys.argv[2]))
+    asyncio.run((spread_worker if sys.argv[2] in REALM_STEPS else worker)(sys.argv[1], sys.argv[2]))

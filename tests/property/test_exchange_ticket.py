@@ -46,9 +46,15 @@ def ticket(price: Price, **fields: object) -> Ticket:
     return Ticket(**{**known, **fields})  # type: ignore[arg-type]  # fields by name
 
 
-@given(price=PRICES, model=TEXT, labels=st.lists(TEXT, max_size=4), flags=st.tuples(*[st.booleans()] * 6))
+@given(
+    price=PRICES,
+    model=TEXT,
+    labels=st.lists(TEXT, max_size=4),
+    flags=st.tuples(*[st.booleans()] * 6),
+    realms=st.sampled_from(((), ("0",), ("t15", "0"))),
+)
 def test_a_ticket_is_read_as_it_was_written(
-    price: Price, model: str, labels: list[str], flags: tuple[bool, ...]
+    price: Price, model: str, labels: list[str], flags: tuple[bool, ...], realms: tuple[str, ...]
 ) -> None:
     """Whoever settles sees the figures admission promised."""
     stream, hide, failed, native, learned_input, learned_output = flags
@@ -65,6 +71,7 @@ def test_a_ticket_is_read_as_it_was_written(
         learned_output=learned_output,
         prompt_bytes=40_000,
         traffic="0123456789ab",
+        realms=realms,
     )
 
     assert Ticket.decode(written.encode()) == written
@@ -85,5 +92,11 @@ def test_the_tickets_of_public_models_stay_within_a_kibibyte() -> None:
         price = book.price(provider, model, now_us)
         assert price is not None
         labels = ("x" * 64, "y" * 40, "search")
-        full = ticket(price.asked_for(None), labels=labels, prompt_bytes=1_000_000, traffic="0123456789ab")
+        full = ticket(
+            price.asked_for(None),
+            labels=labels,
+            prompt_bytes=1_000_000,
+            traffic="0123456789ab",
+            realms=("t127", "0"),
+        )
         assert len(full.encode().encode()) <= 1024

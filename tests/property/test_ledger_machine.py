@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -90,6 +90,8 @@ class LedgerMachine(RuleBasedStateMachine):
     """Holds, settles, releases, expiries, repeats and late calls, in any order, at any time."""
 
     redis_url = ""
+    buckets = 2
+    spec = staticmethod(spec)
 
     @initialize()
     def begin(self) -> None:
@@ -97,7 +99,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.clock = TestClock()
         self.model = MemoryLedger(self.clock)
-        self.redis = self.run(on_test_clock(self.redis_url, self.clock))
+        self.redis: Any = self.run(on_test_clock(self.redis_url, self.clock))
         self.count = 0
         self.holds: list[HoldRequest] = []
         self.granted: dict[str, HoldReply] = {}
@@ -148,7 +150,9 @@ class LedgerMachine(RuleBasedStateMachine):
         """A plan over distinct accounts."""
         output_min = data.draw(st.integers(0, 50))
         places = data.draw(
-            st.lists(st.tuples(st.integers(0, len(WINDOWS) - 1), st.integers(0, 1)), max_size=4, unique=True)
+            st.lists(
+                st.tuples(st.integers(0, len(WINDOWS) - 1), st.integers(0, self.buckets - 1)), max_size=4, unique=True
+            )
         )
         postings = []
         for index, bucket in places:
@@ -156,7 +160,7 @@ class LedgerMachine(RuleBasedStateMachine):
             concurrent = WINDOWS[index][0] is Measure.CONCURRENT
             postings.append(
                 Posting(
-                    account=spec(index, bucket, cap),
+                    account=self.spec(index, bucket, cap),
                     deciding=data.draw(st.booleans()),
                     fixed=1 if concurrent else data.draw(st.integers(0, 200)),
                     per_output_milli=0 if concurrent else data.draw(st.sampled_from((0, 1, 333, 1000, 2_500))),
@@ -272,17 +276,17 @@ class LedgerMachine(RuleBasedStateMachine):
             assert reply.output <= extension.output
             assert self.compare("extend", replace(extension, output=reply.output)).code is Code.EXISTS
 
-    @precondition(lambda self: self.model._accounts)
+    @precondition(lambda self: self.account_names())
     @rule(data=st.data())
     def reset(self, data: st.DataObject) -> None:
         """Somebody begins an account anew by hand, with requests in flight."""
-        self.compare("reset", data.draw(st.sampled_from(sorted(self.model._accounts))), "by the test")
+        self.compare("reset", data.draw(st.sampled_from(self.account_names())), "by the test")
 
-    @precondition(lambda self: self.model._accounts)
+    @precondition(lambda self: self.account_names())
     @rule(data=st.data())
     def resume(self, data: st.DataObject) -> None:
         """Somebody opens a latched account, or one that is not."""
-        lifetime = [name for name in sorted(self.model._accounts) if name.startswith("lifetime:")]
+        lifetime = [name for name in self.account_names() if name.startswith("lifetime:")]
         if lifetime:
             self.compare("resume", data.draw(st.sampled_from(lifetime)), "by the test")
 
@@ -357,18 +361,27 @@ class LedgerMachine(RuleBasedStateMachine):
         """
         if not hasattr(self, "redis") or not self.time_was_monotone:
             return
-        for account in self.model._accounts.values():
-            if account.expires_us <= self.model._begin():
-                continue
-            held = sum(
-                posting.amount
-                for hold_id in self.model._leases
-                for posting in self.model._holds[hold_id].postings
-                if posting.key == account.name and posting.generation == account.generation
-                if posting.slot_us is None or posting.slot_us in account.slots
-            )
-            assert held == account.held
-            assert account.spent >= 0
+        for model in self.all_models():
+            for account in model._accounts.values():
+                if account.expires_us <= model._begin():
+                    continue
+                held = sum(
+                    posting.amount
+                    for hold_id in (*model._leases, *model._parts)
+                    for posting in model._holds[hold_id].postings
+                    if posting.key == account.name and posting.generation == account.generation
+                    if posting.slot_us is None or posting.slot_us in account.slots
+                )
+                assert held == account.held
+                assert account.spent >= 0
+
+    def all_models(self) -> Iterable[MemoryLedger]:
+        """The models of every realm."""
+        return (self.model,)
+
+    def account_names(self) -> list[str]:
+        """The accounts there have been."""
+        return sorted(name for model in self.all_models() for name in model._accounts)
 
 
 def tags() -> st.SearchStrategy[tuple[tuple[str, str], ...]]:

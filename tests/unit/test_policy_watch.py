@@ -188,3 +188,17 @@ def test_there_is_no_watcher_without_a_first_good_set(tmp_path: Path) -> None:
 
     with pytest.raises(PolicySetError):
         Watcher(tmp_path)
+
+
+def test_the_ledger_is_not_laid_out_anew_under_requests(directory: Path) -> None:
+    """A set that would move accounts to other realms is refused with a cure, and the last good one stays."""
+    watcher = Watcher(directory)
+
+    write(directory / "a.yaml", GOOD.format(2) + "ledger: {realm_by: tenant, realms: 4}\n")
+
+    assert not watcher.poll()
+    assert watcher.snapshot.settings.default_output_tokens == 1
+    (error,) = watcher.status.errors
+    assert error.field == "ledger"
+    assert "stop the whole gateway" in error.cure
+    assert Watcher(directory).snapshot.settings.realms.tenant_realms == 4

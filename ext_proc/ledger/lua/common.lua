@@ -7,6 +7,7 @@
 local CLOCK = KEYS[1]
 local PREFIX = string.sub(CLOCK, 1, -6)
 local LEASES = PREFIX .. 'leases'
+local PARTS = PREFIX .. 'parts'
 local MAX_AMOUNT = 9007199254740991
 local STEP_BACK_US = 60000000
 

@@ -1,4 +1,8 @@
 -- Hold: the first admissible plan, with the largest affordable output, on all its accounts or on none.
+--
+-- A request whose accounts live in several realms is weighed in each (`weigh`), then asked for as parts: one plan with
+-- one output, `first` among the plans of the whole, whose fingerprint each of them has. `nanodollars` is at least what the
+-- whole holds; `refused`: another realm refuses it, and this one is to remember so.
 local ask = cjson.decode(ARGV[1])
 local ID = ask.id
 local REFUSED = PREFIX .. 'refused:' .. ID
@@ -159,7 +163,8 @@ local function set_aside(posting, output)
   return { spec.kind, spec.name, a.generation, held, spec.measure, slot, spec.period }, state(a, spec, ends)
 end
 
-local function grant(index, plan)
+-- The largest output that every account of this realm can carry.
+local function affordable(plan)
   local output = plan.output_max
   for _, posting in ipairs(plan.postings) do
     if posting.deciding then
@@ -168,16 +173,22 @@ local function grant(index, plan)
       output = math.min(output, largest_output(posting, room, plan.output_min, plan.output_max))
     end
   end
-  local postings, states, nanodollars = {}, {}, 0
+  return output
+end
+
+local function grant(index, plan)
+  local output = affordable(plan)
+  local postings, states, nanodollars = {}, {}, ask.nanodollars
   for i, posting in ipairs(plan.postings) do
     postings[i], states[i] = set_aside(posting, output)
     if postings[i][5] == 'cost' then
       nanodollars = math.max(nanodollars, postings[i][4])
     end
   end
-  local answer = { text(index - 1), text(output), table.concat(states, ';') }
-  remember(ID, { 'open', ask.fingerprint, nanodollars, postings, ask.context, ask.series, answer, waiting })
-  write('ZADD', LEASES, text(waiting and now or now + ask.lease_us), ID)
+  local answer = { text(ask.first + index - 1), text(output), table.concat(states, ';') }
+  local record = { 'open', ask.fingerprint, nanodollars, postings, ask.context, ask.series, answer, waiting }
+  remember(ID, record)
+  write('ZADD', leases_of(record), text(waiting and now or now + ask.lease_us), ID)
   return { 'held', unpack(answer) }
 end
 
@@ -199,7 +210,7 @@ local function refuse(tried, states)
     end
   end
   local told = #tops > 0 and cjson.encode(tops) or ''
-  local answer = { text(math.max(tried - 1, 0)), '0', table.concat(states, ';'), told }
+  local answer = { text(ask.first + math.max(tried - 1, 0)), '0', table.concat(states, ';'), told }
   local until_us = now + ask.refused_us
   write('SET', REFUSED, cmsgpack.pack({ until_us, ask.fingerprint, answer }), 'PXAT', milliseconds(until_us))
   return { 'refused', unpack(answer) }
@@ -213,7 +224,9 @@ local function repeated()
     return nil
   end
   if record then
-    if record[1] ~= 'open' then
+    if record[3] == WITHDRAWN and ask.restored then
+      return nil -- nobody went on with it here, but somebody admitted it without us
+    elseif record[1] ~= 'open' then
       return { 'already_resolved' }
     elseif record[2] ~= ask.fingerprint then
       return { 'exists_with_different_amount' }
@@ -247,7 +260,25 @@ local function reached(plan)
   return true
 end
 
+-- What this realm says to each plan: the largest output, `refused`, or `left_out` where it waits for more to be spent.
+local function weigh()
+  local said = {}
+  for index, plan in ipairs(ask.plans) do
+    if not reached(plan) then
+      said[index] = 'left_out'
+    elseif #refusals(plan) > 0 then
+      said[index] = 'refused'
+    else
+      said[index] = text(affordable(plan))
+    end
+  end
+  return { 'weighed', table.concat(said, ' ') }
+end
+
 local function decide()
+  if ask.refused then
+    return refuse(1, refusals(ask.plans[1]))
+  end
   local states, tried = {}, #ask.plans
   for index, plan in ipairs(ask.plans) do
     if reached(plan) then
@@ -268,10 +299,13 @@ for _, spec in ipairs(ask.accounts) do
 end
 redis.call('ZSCORE', LEASES, ID) -- only to find a key of another type before the first write
 if ask.previous then
-  resolve(ask.previous, ask.keep_us)
+  local _, leases = resolve(ask.previous, ask.keep_us)
   if #writes > 0 then
-    write('ZREM', LEASES, ask.previous.id)
+    write('ZREM', leases, ask.previous.id)
   end
+end
+if ask.weigh then
+  return reply(unpack(repeated() or weigh()))
 end
 local answer = repeated() or decide()
 if #writes > 0 then

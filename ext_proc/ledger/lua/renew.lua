@@ -2,11 +2,16 @@
 local until_us = now + tonumber(ARGV[1])
 local found = false
 for i = 2, #ARGV do
-  local lease = redis.call('ZSCORE', LEASES, ARGV[i])
+  local leases = LEASES
+  local lease = redis.call('ZSCORE', leases, ARGV[i])
+  if not lease then
+    leases = PARTS
+    lease = redis.call('ZSCORE', leases, ARGV[i])
+  end
   if lease then
     found = true
     if tonumber(lease) < until_us then
-      write('ZADD', LEASES, 'XX', text(until_us), ARGV[i])
+      write('ZADD', leases, 'XX', text(until_us), ARGV[i])
     end
   end
 end

@@ -1,5 +1,7 @@
 -- How a hold ends: settled, released, expired, corrected once after it expired, or entombed before it arrived.
 local JOURNAL = PREFIX .. 'journal'
+local POSTINGS = PREFIX .. 'postings'
+local WITHDRAWN = 'withdrawn' -- the fingerprint of what was taken back: no hold of this id stands, and nobody is charged
 local UNCHARGED = { cost = 0, tokens = 0, input_tokens = 0, output_tokens = 0, requests = 0, concurrent_requests = 0 }
 
 -- An id starts with its mint time in milliseconds, 12 hex digits; what is not an id of ours is older than everything.
@@ -13,6 +15,7 @@ end
 -- A posting is {kind, name, generation, amount, measure, slot, period}; slot is false outside sliding windows.
 -- `waiting` is the settle that came before its hold: nobody is charged by it unless the hold turns out to have been
 -- admitted without Redis and is restored. `output`, once it was extended: what it carries in all.
+-- Of a hold over several realms, the home realm keeps the context; a part in another one keeps '@' and the home's name.
 local function hold_record(id)
   local packed = redis.call('GET', PREFIX .. 'hold:' .. id)
   if not packed then
@@ -23,6 +26,16 @@ local function hold_record(id)
     return nil
   end
   return record
+end
+
+-- The home realm of a part; nil for a hold that is at home.
+local function home_of(record)
+  return string.match(record[5], '^@(.+)$')
+end
+
+-- Where the lease of an open hold is kept: a part's does not end without asking its home.
+local function leases_of(record)
+  return home_of(record) and PARTS or LEASES
 end
 
 local function remember(id, record)
@@ -46,9 +59,19 @@ local function expired_charge(posting)
   return posting[4]
 end
 
+-- The journal entry of a hold at home; of a part, what it did to the accounts of this realm.
 local function journal(id, record, charge, basis, by_measure, detail)
-  redis.call('XLEN', JOURNAL) -- only to find a key of another type before the first write
   local correction = record[1] == 'expired' and '1' or '0'
+  if home_of(record) then
+    redis.call('XLEN', POSTINGS) -- only to find a key of another type before the first write
+    write(
+      'XADD', POSTINGS, '*',
+      'id', id, 'us', text(now), 'charge', text(charge), 'hold', text(record[3]), 'basis', basis, 'correction', correction,
+      'home', home_of(record)
+    )
+    return
+  end
+  redis.call('XLEN', JOURNAL) -- only to find a key of another type before the first write
   write(
     'XADD', JOURNAL, '*',
     'id', id, 'us', text(now), 'charge', text(charge), 'hold', text(record[3]),
@@ -68,9 +91,11 @@ local function post_all(record, amounts)
   end
 end
 
--- Replace what a hold set aside, or was charged when it expired, by the charge.
+-- Replace what a hold set aside, or was charged when it expired, by the charge. Returns the result code and where the
+-- lease was.
 local function settle(record, asked, keep_us)
   local id, basis, by_measure = asked.id, asked.basis, asked.charge
+  local leases = leases_of(record)
   local late = record[1] == 'expired'
   local cost = by_measure.cost - (late and record[3] or 0)
   post_all(record, function(posting)
@@ -79,32 +104,36 @@ local function settle(record, asked, keep_us)
     end
     return -posting[4], by_measure[posting[5]]
   end)
-  record_series(record[6], cost, by_measure.tokens)
-  journal(id, record, cost, basis, by_measure, asked.detail)
+  if not home_of(record) then
+    record_series(record[6], cost, by_measure.tokens)
+  end
+  if asked.fingerprint ~= WITHDRAWN then
+    journal(id, record, cost, basis, by_measure, asked.detail)
+  end
   remember(id, { 'resolved', remembered_until(id, keep_us), asked.fingerprint })
   if late then
-    return 'corrected'
+    return 'corrected', leases
   end
-  return basis == 'released' and 'released' or 'settled'
+  return basis == 'released' and 'released' or 'settled', leases
 end
 
--- Settle or release one hold. `asked` has id, basis, fingerprint, charge (by measure) and detail. Returns
--- the result code. Removing the lease is left to the script: where it stands among the writes matters there.
+-- Settle, release or withdraw one hold. `asked` has id, basis, fingerprint, charge (by measure) and detail. Returns the
+-- result code and where the lease was. Removing it is left to the script: where it stands among the writes matters there.
 local function resolve(asked, keep_us)
   local id, fingerprint = asked.id, asked.fingerprint
   local record = hold_record(id)
-  if not record then
+  if not record or (record[3] == WITHDRAWN and fingerprint ~= WITHDRAWN) then
     if minted_us(id) < now - keep_us then
-      return 'too_old'
+      return 'too_old', LEASES
     end
     local waiting = asked.basis ~= 'released' and asked or nil
     remember(id, { 'resolved', remembered_until(id, keep_us), fingerprint, waiting })
-    return 'tombstoned'
+    return 'tombstoned', LEASES
   end
   local first = record[1] == 'open' and record[8]
   if first or record[1] == 'resolved' then
     local known = first and first.fingerprint or record[3]
-    return known == fingerprint and 'exists' or 'already_resolved'
+    return known == fingerprint and 'exists' or 'already_resolved', LEASES
   end
   return settle(record, asked, keep_us)
 end
@@ -123,7 +152,9 @@ local function expire(id, keep_us)
   post_all(record, function(posting)
     return -posting[4], expired_charge(posting)
   end)
-  record_series(record[6], record[3], 0)
+  if not home_of(record) then
+    record_series(record[6], record[3], 0)
+  end
   journal(id, record, record[3], 'expired', UNCHARGED, '{}')
   remember(id, { 'expired', remembered_until(id, keep_us), record[3], record[4], record[5], record[6] })
   return true

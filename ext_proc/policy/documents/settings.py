@@ -14,6 +14,24 @@ _DEFAULTS = Settings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerSettings(Located):
+    """How the ledger is laid out over a Redis Cluster. It may only be changed with the whole gateway stopped."""
+
+    realm_by: Literal["tenant"] = required(
+        "What splits the ledger: accounts that a rule keeps per tenant live in their tenant's realm, all others in one "
+        "that is shared.",
+        example="tenant",
+    )
+    realms: int = optional(
+        "How many realms the tenants are spread over: each is a slot of the Cluster, and a connection of each worker.",
+        default=16,
+        minimum=2,
+        maximum=128,
+        example="16",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SettingsDocument(Located):
     """What holds for every request."""
 
@@ -68,6 +86,11 @@ class SettingsDocument(Located):
         "Batch APIs, whose requests are neither held nor charged: `refuse`, or `allow` them past every budget.",
         default=_DEFAULTS.batch,
         example="allow",
+    )
+
+    ledger: LedgerSettings | None = optional(
+        "How the ledger is laid out over a Redis Cluster; left out, it has one realm, in one slot.",
+        example="{realm_by: tenant, realms: 16}",
     )
 
     def problems(self) -> Iterator[Problem]:
