@@ -62,7 +62,11 @@ class BaseDialect:
     def read_request(self, body: bytes, *, path: str = "", content_type: str | None = None) -> RequestFacts:
         """Parse a request body. Raises `DialectError` naming the field and the cure."""
         del content_type  # JSON is JSON, whatever the header says
-        facts = self.facts(jsonbody.parse(body), path)
+        return self.read_document(jsonbody.parse(body), body, path=path)
+
+    def read_document(self, document: jsonbody.Document, body: bytes, *, path: str = "") -> RequestFacts:
+        """The same of a body that is parsed already; `body` is the text it stands in."""
+        facts = self.facts(document, path)
         kinds = INPUT_KINDS if facts.external_inputs else _TEXT_KINDS
         if b"\\u" not in body:  # an escape could hide what follows is looked for
             kinds -= self.unreachable_kinds(body)

@@ -1,7 +1,7 @@
 """The batch APIs: paths at which many requests are handed in at once, to be answered and billed later.
 
-Nothing there can be held or charged: what a batch will cost stands in a file that the provider has, and it is billed
-when no request is under way. So these paths must not pass by the way that harmless ones do.
+What a batch will cost stands in what is handed in, and it is billed when no request is under way. The batches that can
+be held are those of `batches.calls`; no other path here must pass by the way that harmless ones do.
 """
 
 from __future__ import annotations

@@ -170,6 +170,10 @@ class Dialect(Protocol):
         """
         ...
 
+    def read_document(self, document: dict[str, object], body: bytes, *, path: str = "") -> RequestFacts:
+        """The same of a body that is parsed already, strictly; `body` is the text it stands in."""
+        ...
+
     def rewrite(self, facts: RequestFacts, rewrite: Rewrite) -> bytes | None:
         """The body with the changes applied, everything else preserved; None when nothing changes."""
         ...

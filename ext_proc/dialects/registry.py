@@ -94,7 +94,7 @@ def resolve(method: str, path: str) -> Endpoint | None:
 @lru_cache(maxsize=_PATHS_KEPT)
 def _found(plain: str) -> tuple[Dialect, str] | None:
     """Who speaks at a path without its query, and the provider's own path."""
-    upstream = _without_base(plain)
+    upstream = without_base(plain)
     if _ODD.search(upstream):
         return None
     speaker = _AT.get(upstream) or next((found for like, found in _LIKE if like.fullmatch(upstream)), None)
@@ -103,7 +103,7 @@ def _found(plain: str) -> tuple[Dialect, str] | None:
 
 def upstream_of(path: str) -> str:
     """The provider's own path of any request, as the provider reads it: no base path, no query, escapes undone."""
-    return unquote(_without_base(path.partition("?")[0])).rstrip("/")
+    return unquote(without_base(path.partition("?")[0])).rstrip("/")
 
 
 def dialect(name: str) -> Dialect:
@@ -126,7 +126,7 @@ def dialect_for_path(path: str) -> Dialect:
     endpoint = resolve("POST", path)
     if endpoint is not None:
         return endpoint.dialect
-    plain = _without_base(path.partition("?")[0])
+    plain = without_base(path.partition("?")[0])
     if "/messages" in plain:
         return _DIALECTS["anthropic-messages"]
     if re.match(r"/v1(?:alpha|beta)\d?/|/v1/(?:models/[^/]+:|projects/)", plain):
@@ -136,7 +136,7 @@ def dialect_for_path(path: str) -> Dialect:
     return _DIALECTS["openai-chat"]
 
 
-def _without_base(path: str) -> str:
+def without_base(path: str) -> str:
     """The provider's own path: a base path is taken off, and the `/v1` it stands for put in its place."""
     for base in BASE_PATHS:
         if path.startswith(base + "/"):

@@ -4,6 +4,8 @@ Two rules. Everything that decides what happens to a request before it is forwar
 calls; nothing here knows of gRPC, Redis, clocks or randomness. And the table below is the whole truth about order: an
 event that a state does not list is an error, and nothing has changed.
 
+A call of a batch API (`exchange.batch_proposal`) may need what is remembered of an earlier one: RECALLING.
+
 The life of a request: its head is acknowledged with the hold id, so that every later record of Envoy's can be matched
 (AWAIT_HEAD → AWAIT_BODY). On the body the request is judged, and either refused at once or its hold is asked for
 (→ HOLDING). The ledger's answer forwards or refuses it. A client that leaves while the ledger is being asked turns
@@ -20,6 +22,7 @@ from enum import Enum, auto
 from ext_proc.dialects import registry
 from ext_proc.dialects.interface import Dialect
 from ext_proc.exchange import answers
+from ext_proc.exchange.batch_proposal import Incoming, Recalling, begin, call_of, go_on
 from ext_proc.exchange.effects import (
     AcknowledgeHead,
     AdmissionEffect,
@@ -29,11 +32,13 @@ from ext_proc.exchange.effects import (
     Observation,
     Observe,
     PassUnmetered,
+    Recall,
 )
 from ext_proc.exchange.errors import IllegalTransitionError
 from ext_proc.exchange.events import (
     AdmissionEvent,
     HoldAnswered,
+    Recalled,
     RequestBody,
     RequestHead,
     ScoreAnswered,
@@ -54,6 +59,7 @@ class State(Enum):
     AWAIT_HEAD = auto()
     AWAIT_BODY = auto()
     SCORING = auto()
+    RECALLING = auto()
     HOLDING = auto()
     ABANDONED = auto()
     FORWARDED = auto()
@@ -64,11 +70,17 @@ class State(Enum):
 
 TRANSITIONS: dict[State, dict[type[AdmissionEvent], frozenset[State]]] = {
     State.AWAIT_HEAD: {
-        RequestHead: frozenset({State.AWAIT_BODY, State.REFUSED, State.UNMETERED}),
+        RequestHead: frozenset({State.AWAIT_BODY, State.RECALLING, State.REFUSED, State.UNMETERED}),
         StreamEnded: frozenset({State.GONE}),
     },
     State.AWAIT_BODY: {
-        RequestBody: frozenset({State.SCORING, State.HOLDING, State.REFUSED, State.UNMETERED}),
+        RequestBody: frozenset(
+            {State.RECALLING, State.SCORING, State.HOLDING, State.REFUSED, State.UNMETERED},
+        ),
+        StreamEnded: frozenset({State.GONE}),
+    },
+    State.RECALLING: {
+        Recalled: frozenset({State.HOLDING, State.REFUSED, State.UNMETERED}),
         StreamEnded: frozenset({State.GONE}),
     },
     State.SCORING: {
@@ -86,6 +98,11 @@ TRANSITIONS: dict[State, dict[type[AdmissionEvent], frozenset[State]]] = {
     State.GONE: {StreamEnded: frozenset({State.GONE})},
 }
 
+LARGE_BODY_BYTES = 1 << 16
+
+PARTIAL_HEADERS = ("range", "if-range", "if-none-match", "if-modified-since")
+"""What would make a provider answer with a part of what is asked for, or with none of it."""
+
 
 class Admission:
     """One request's admission."""
@@ -99,6 +116,7 @@ class Admission:
         self._body = b""  # kept while a scorer is asked
         self._wanted: ScoreWanted | None = None
         self._proposal: Proposal | None = None
+        self._asking: Recalling | None = None
 
     @property
     def dialect(self) -> Dialect:
@@ -115,6 +133,11 @@ class Admission:
     def owns_hold(self) -> bool:
         """Whether a hold may stand that nobody else will resolve: it was asked for, and the request not forwarded."""
         return self.state in {State.HOLDING, State.ABANDONED}
+
+    def takes_long(self, event: AdmissionEvent) -> bool:
+        """Whether the event is the body of a batch: thousands of requests, read beside the event loop."""
+        is_large = isinstance(event, RequestBody) and len(event.body) > LARGE_BODY_BYTES
+        return is_large and self._head is not None and call_of(self._head, self.terms) is not None
 
     def age_us(self, now_us: int) -> int:
         """How long ago the head came."""
@@ -139,19 +162,24 @@ class Admission:
             case ScoreAnswered():
                 assert self._wanted is not None, "a score was wanted"
                 return self._judge(self._body, Scored(self._wanted.rule_id, event.score))
+            case Recalled():
+                return self._on_recalled(event)
             case HoldAnswered():
                 return self._on_hold(event.reply)
             case StreamEnded():
                 if self.state is State.HOLDING:
                     return State.ABANDONED, ()
-                nothing_yet = self.state in {State.AWAIT_HEAD, State.AWAIT_BODY, State.SCORING}
+                nothing_yet = self.state in {
+                    *(State.AWAIT_HEAD, State.AWAIT_BODY),
+                    *(State.RECALLING, State.SCORING),
+                }
                 return State.GONE if nothing_yet else self.state, ()
 
     def _on_head(self, head: RequestHead) -> tuple[State, tuple[AdmissionEffect, ...]]:
         self._head = head
         if not head.has_body:
             return self._judge(b"")
-        if registry.resolve(head.method, head.path) is None:
+        if registry.resolve(head.method, head.path) is None and call_of(head, self.terms) is None:
             # Nothing in a body can save a path that is not understood; a CONNECT would never send one.
             state, effects = self._judge(b"")
             if state is State.REFUSED:
@@ -160,22 +188,41 @@ class Admission:
 
     def _judge(self, body: bytes, scored: Scored | None = None) -> tuple[State, tuple[AdmissionEffect, ...]]:
         assert self._head is not None, "a body follows a head"
-        outcome = propose(self._head, body, self.terms, self.hold_id, self.request_id, scored)
-        if isinstance(outcome, ScoreWanted):
-            self._body, self._wanted = body, outcome
-            return State.SCORING, (AskScore(outcome),)
-        self._body = b""
-        observed = self._observe_head(self._head)
+        call = call_of(self._head, self.terms)
+        if call is None:
+            outcome = propose(self._head, body, self.terms, self.hold_id, self.request_id, scored)
+            if isinstance(outcome, ScoreWanted):
+                self._body, self._wanted = body, outcome
+                return State.SCORING, (AskScore(outcome),)
+            self._body = b""
+            return self._on_outcome(self._head, outcome)
+        begun = begin(Incoming(call, self._head, self.terms, self.hold_id, self.request_id), body)
+        if isinstance(begun, Recalling):
+            self._asking = begun
+            return State.RECALLING, (Recall(begun.key),)
+        return self._on_outcome(self._head, begun)
+
+    def _on_recalled(self, recalled: Recalled) -> tuple[State, tuple[AdmissionEffect, ...]]:
+        assert self._head is not None, "a head was seen"
+        assert self._asking is not None, "something was asked"
+        outcome = go_on(self._asking, recalled)
+        return self._on_outcome(self._head, outcome)
+
+    def _on_outcome(
+        self, head: RequestHead, outcome: Proposal | Unmetered | Refusal
+    ) -> tuple[State, tuple[AdmissionEffect, ...]]:
+        observed = self._observe_head(head)
         match outcome:
             case Refusal():
                 return State.REFUSED, (*observed, self._refuse(outcome))
             case Unmetered():
                 metadata_header = self.terms.snapshot.settings.metadata_header
                 account = self.terms.accounts[outcome.account]
-                removed = answers.headers_to_remove(
-                    self._head, metadata_header, client_credential=account.client_credential
-                )
-                return State.UNMETERED, (*observed, PassUnmetered(outcome.account, outcome.path, removed))
+                removed = answers.headers_to_remove(head, metadata_header, client_credential=account.client_credential)
+                batch = None
+                if outcome.batch is not None:  # its answer is read: whole, and as it is
+                    batch, removed = outcome.batch.encode(), (*removed, *PARTIAL_HEADERS)
+                return State.UNMETERED, (*observed, PassUnmetered(outcome.account, outcome.path, removed, batch))
             case Proposal():
                 self._proposal = outcome
                 return State.HOLDING, (

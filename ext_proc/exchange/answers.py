@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from http import HTTPStatus
 
 from ext_proc.dialects import error_body
@@ -116,7 +117,12 @@ def forward(
         labels=metric_labels(proposal, settings),
         would_refuse=would_refuse(proposal, reply),
         would_downgrade=would_downgrade(proposal, reply),
-        native=native and chain is None and cut is None and not asks_usage and _is_small(proposal, reply.output_limit),
+        native=native
+        and proposal.batch is None
+        and chain is None
+        and cut is None
+        and not asks_usage
+        and _is_small(proposal, reply.output_limit),
         cut=cut,
         store_failed=reply.stamp is None,
         realms=reply.realms,
@@ -146,6 +152,7 @@ def forward(
         chain=None if chain is None else chain[1],
         cluster=None if chain is None else chain[0].cluster,
         swapped_by=swapper.rule_id if swapper is not None else lead.saving,
+        batch=None if proposal.batch is None else replace(proposal.batch, ticket=ticket).encode(),
         answer=_answer(candidate, reply, ticket, request_id)
         | ({"output_limit": str(granted_limit)} if inject else {})
         | _ignored(ignored_headers(head, settings.metadata_header)),

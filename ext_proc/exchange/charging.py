@@ -197,7 +197,7 @@ def _settle(
         output_tokens=usage.output_tokens,
         requests=1,
     )
-    return Resolution(ticket.hold_id, charge, basis, _detail(ticket, usage, ending), ticket.realms)
+    return Resolution(ticket.hold_id, charge, basis, journal_detail(ticket, usage, ending), ticket.realms)
 
 
 def _of_its_kind(usage: Usage, dialect: Dialect) -> Usage:
@@ -221,11 +221,11 @@ def _with_units(usage: Usage, ticket: Ticket) -> Usage:
 
 
 def _release(ticket: Ticket, *, requests: int, ending: dict[str, object]) -> Resolution:
-    detail = _detail(ticket, Usage(), ending)
+    detail = journal_detail(ticket, Usage(), ending)
     return Resolution(ticket.hold_id, Charge(requests=requests), Basis.RELEASED, detail, ticket.realms)
 
 
-def _detail(ticket: Ticket, usage: Usage, ending: dict[str, object]) -> str:
+def journal_detail(ticket: Ticket, usage: Usage, ending: dict[str, object]) -> str:
     """The part of the journal entry that is known at the end."""
     return compact(
         {

@@ -59,6 +59,7 @@ class Forward:
     answer: dict[str, str]
     set_headers: tuple[tuple[str, str], ...] = ()
     limits: Limits = field(default_factory=Limits)
+    batch: str | None = None  # of a batch: its own ticket, which takes the place of the other one
     chain: Chain | None = None
     cluster: str | None = None
     swapped_by: str = ""  # the id, as written, of the rule that sends it to a cheaper model
@@ -71,6 +72,7 @@ class PassUnmetered:
     account: str
     path: str
     remove_headers: tuple[str, ...]
+    batch: str | None = None  # the ticket of a call that makes something known of a batch: its answer is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,5 +138,20 @@ class EndStream:
     rules: tuple[str, ...]
 
 
-AdmissionEffect = AcknowledgeHead | AskScore | AskHold | GiveBack | Forward | PassUnmetered | Refuse | Observe
-SettlementEffect = Resolve | PassChunk | Extend | EndStream
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Look up what is remembered of a file or a batch: account, kind and id name it."""
+
+    key: tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Remember a text of a file or a batch, before the client learns of its id."""
+
+    key: tuple[str, str, str]
+    text: str
+
+
+AdmissionEffect = AcknowledgeHead | AskScore | AskHold | GiveBack | Forward | PassUnmetered | Refuse | Observe | Recall
+SettlementEffect = Resolve | PassChunk | Extend | EndStream | Remember

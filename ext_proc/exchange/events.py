@@ -45,6 +45,14 @@ class ScoreAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class Recalled:
+    """What is remembered of a file or a batch: None where nothing is. `failed`: the store did not answer."""
+
+    text: str | None
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class HoldAnswered:
     """The ledger's answer to the hold."""
 
@@ -116,5 +124,5 @@ class EndRecord:
         return self.client_gone or self.timed_out or self.upstream_failed
 
 
-AdmissionEvent = RequestHead | RequestBody | ScoreAnswered | HoldAnswered | StreamEnded
+AdmissionEvent = RequestHead | RequestBody | Recalled | ScoreAnswered | HoldAnswered | StreamEnded
 SettlementEvent = ResponseHead | ResponseChunk | ExtendAnswered | StreamEnded | EndRecord

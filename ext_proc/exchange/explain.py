@@ -19,9 +19,10 @@ from ext_proc.exchange.effects import (
     AskScore,
     Forward,
     PassUnmetered,
+    Recall,
     Refuse,
 )
-from ext_proc.exchange.events import HoldAnswered, RequestBody, RequestHead, ScoreAnswered
+from ext_proc.exchange.events import HoldAnswered, Recalled, RequestBody, RequestHead, ScoreAnswered
 from ext_proc.exchange.planning import Candidate
 from ext_proc.exchange.proposal import Proposal, Understood, caller_of, propose, understand
 from ext_proc.exchange.saving import ScoreWanted
@@ -122,6 +123,8 @@ async def explain(head: RequestHead, body: bytes, terms: Terms, read: ReadStandi
     if isinstance(effects[-1], AskScore):
         unasked = effects[-1].wanted
         effects = admission.receive(ScoreAnswered(None))
+    if isinstance(effects[-1], Recall):  # nothing is looked up: a file is judged as one that never passed
+        effects = admission.receive(Recalled(None))
     standings: Mapping[AccountSpec, Standing] = {}
     reply: HoldReply | None = None
     last = effects[-1]

@@ -24,6 +24,14 @@ from ext_proc.pricing.usage import NO_USAGE, UNITS, Usage
 
 
 @dataclass(frozen=True, slots=True)
+class BatchSize:
+    """What of a batch its sums do not say. Its requests wait in a queue of the provider's: none is in flight here."""
+
+    requests: int
+    largest_input_tokens: int  # of one request: which price tiers one can reach
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """One way to serve the request: the plan at the same index of the hold asks for it.
 
@@ -49,10 +57,13 @@ class Candidate:
     lead: int = 0  # which of the request's leads it belongs to
     leaves_at: int | None = None  # taken only while less than so many percent of each deciding budget are spent
     fallbacks: tuple[Candidate, ...] = ()  # what may serve if this target fails: held at the dearest of them
+    batch: BatchSize | None = None  # where it is many requests, handed in at once
 
     @property
     def telling_bytes(self) -> int:
         """The prompt bytes that tell, with the tokens reported for them, how many of them make a token; 0: none do."""
+        if self.batch is not None:
+            return 0
         bound = self.bounds.input
         return 0 if bound.external_inputs or bound.prompt_bytes < PROMPT_BYTES_MIN else bound.prompt_bytes
 
@@ -137,6 +148,8 @@ class HeldRates:
 def held_rates(candidate: Candidate) -> HeldRates:
     """The rates a candidate is held at."""
     price, input_tokens = candidate.target.price.served_in(candidate.geo), candidate.bounds.input_tokens
+    if candidate.batch is not None:
+        input_tokens = candidate.batch.largest_input_tokens
     return HeldRates(
         price.dearest_input_rate(input_tokens, candidate.input_kinds),
         price.dearest_output_rate(input_tokens),
@@ -158,7 +171,7 @@ def plan(candidate: Candidate) -> Plan:
     def posting(
         account: AccountSpec, *, deciding: bool, spent_below: int | None = None, spent_from: int | None = None
     ) -> Posting:
-        fixed = max([_fixed(account.measure, way.bounds, rates) for way, rates in held])
+        fixed = max([_fixed(account.measure, way, rates) for way, rates in held])
         per_output_milli = max([_per_output_milli(account.measure, rates) for _, rates in held])
         return Posting(account, deciding, fixed, per_output_milli, spent_below=spent_below, spent_from=spent_from)
 
@@ -250,18 +263,21 @@ def _min_output_tokens(deciding: list[MatchedRule]) -> int | None:
     return max(rule.min_output_tokens for rule in budgets)
 
 
-def _fixed(measure: Measure, bounds: TokenBounds, rates: HeldRates) -> int:
+def _fixed(measure: Measure, way: Candidate, rates: HeldRates) -> int:
     """What a plan asks of an account before any output, in the account's smallest step."""
+    input_tokens, requests = way.bounds.input_tokens, 1 if way.batch is None else way.batch.requests
     match measure:
         case Measure.COST:
-            picodollars = bounds.input_tokens * rates.input + rates.request
+            picodollars = input_tokens * rates.input + requests * rates.request
             return -(-picodollars // 1_000)
         case Measure.TOKENS | Measure.INPUT_TOKENS:
-            return bounds.input_tokens
+            return input_tokens
         case Measure.OUTPUT_TOKENS:
             return 0
-        case Measure.REQUESTS | Measure.CONCURRENT:
-            return 1
+        case Measure.REQUESTS:
+            return requests
+        case Measure.CONCURRENT:
+            return 1 if way.batch is None else 0
 
 
 def _per_output_milli(measure: Measure, rates: HeldRates) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
+from ext_proc.batches.ticket import BatchTicket
 from ext_proc.dialects import batch, registry
 from ext_proc.dialects.errors import DialectError
 from ext_proc.dialects.interface import Dialect, Endpoint, RequestFacts
@@ -61,6 +62,7 @@ class Proposal:
     leads: tuple[Lead, ...]
     audited: tuple[str, ...] = ()  # what would have refused it, were it not in audit mode: rule ids, tags
     audited_savings: tuple[str, ...] = ()  # saving rules in audit mode that would have swapped its model
+    batch: BatchTicket | None = None  # where it is a batch: what its later calls will know of it
 
     @property
     def on_store_failure(self) -> OnStoreFailure:
@@ -79,10 +81,11 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Unmetered:
-    """A request on a path that policy lets pass without metering."""
+    """A request that passes without metering: on a path that policy lets pass, or a call about a batch (`batch`)."""
 
     account: str
     path: str
+    batch: BatchTicket | None = None
 
 
 def propose(  # noqa: PLR0917  what admission knows, in the order in which it came to know it
@@ -94,12 +97,9 @@ def propose(  # noqa: PLR0917  what admission knows, in the order in which it ca
         return understood
     endpoint, facts, match = understood.endpoint, understood.facts, understood.match
     caller = match.caller
-    findings = terms.snapshot.missing_tags(match)
-    if enforced := [finding for finding in findings if finding.enforced]:
-        return refused.not_tagged(enforced, terms.snapshot.settings.metadata_header)
-    invalid = terms.snapshot.invalid_tags(caller)
-    if enforced_tags := [tag for tag in invalid if tag.enforced]:
-        return refused.invalid_tags(enforced_tags)
+    tags = tagged(match, terms.snapshot)
+    if isinstance(tags, Refusal):
+        return tags
     asking = Asking(endpoint.dialect, endpoint.upstream_path, match, body, terms, head.now_us)
     leads = leads_of(understood.routed, understood.saved.rule, understood.asked, terms.health)
     try:
@@ -114,8 +114,8 @@ def propose(  # noqa: PLR0917  what admission knows, in the order in which it ca
         hold_id=hold_id,
         plans=tuple(plan(way) for way in ways),
         lease_ms=terms.lease_ms,
-        context=_context(endpoint.dialect, facts, caller, ways[0], request_id),
-        series=_series(caller, terms.snapshot.settings),
+        context=context_of(endpoint.dialect, facts, caller, ways[0], request_id),
+        series=series_of(caller, terms.snapshot.settings),
         top_by=terms.snapshot.settings.top_consumer_by,
         keep_if_unavailable=on_store_failure(ways[0]) is not OnStoreFailure.REFUSE,
     )
@@ -126,9 +126,28 @@ def propose(  # noqa: PLR0917  what admission knows, in the order in which it ca
         candidates=ways,
         hold=hold,
         leads=leads,
-        audited=_audited(findings, invalid, breached),
+        audited=audited(tags, breached),
         audited_savings=understood.saved.audited,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TagFindings:
+    """What is amiss with a request's tags that only audits say."""
+
+    missing: tuple[TagFinding, ...]
+    invalid: tuple[InvalidTag, ...]
+
+
+def tagged(match: MatchFacts, snapshot: Snapshot) -> TagFindings | Refusal:
+    """Whether the tags are those that policy wants."""
+    findings = snapshot.missing_tags(match)
+    if enforced := [finding for finding in findings if finding.enforced]:
+        return refused.not_tagged(enforced, snapshot.settings.metadata_header)
+    invalid = snapshot.invalid_tags(match.caller)
+    if enforced_tags := [tag for tag in invalid if tag.enforced]:
+        return refused.invalid_tags(enforced_tags)
+    return TagFindings(findings, invalid)
 
 
 def understand(
@@ -143,7 +162,7 @@ def understand(
     if isinstance(caller, Refusal):
         return caller
     if endpoint is None:
-        return _unmetered(head, caller, terms.snapshot)
+        return unmetered(head, caller, terms.snapshot)
     encoding = head.first.get("content-encoding", "").strip().lower()
     if encoding not in {"", "identity"}:
         return refused.encoded(encoding)
@@ -182,14 +201,21 @@ def caller_of(head: RequestHead, terms: Terms) -> Caller | Refusal:
     return caller if isinstance(caller, Refusal) else access.path_refusal(caller, path) or caller
 
 
-def _audited(
-    findings: tuple[TagFinding, ...], invalid: tuple[InvalidTag, ...], breached: tuple[GuardrailFinding, ...]
-) -> tuple[str, ...]:
-    rules = (*(finding.rule_id for finding in findings), *(finding.rule_id for finding in breached))
-    return tuple(dict.fromkeys((*rules, *(f"tag:{tag.tag}" for tag in invalid))))
+def audited(tags: TagFindings, breached: tuple[GuardrailFinding, ...]) -> tuple[str, ...]:
+    """What would have refused a request, were it not in audit mode: rule ids, tags."""
+    rules = (*(finding.rule_id for finding in tags.missing), *(finding.rule_id for finding in breached))
+    return tuple(dict.fromkeys((*rules, *(f"tag:{tag.tag}" for tag in tags.invalid))))
 
 
-def _context(dialect: Dialect, facts: RequestFacts, caller: Caller, candidate: Candidate, request_id: str) -> str:
+def context_of(
+    dialect: Dialect,
+    facts: RequestFacts,
+    caller: Caller,
+    candidate: Candidate,
+    request_id: str,
+    *,
+    batch_requests: int = 0,
+) -> str:
     """The part of the journal entry that is known at admission."""
     identity = {
         "user": caller.user,
@@ -213,11 +239,12 @@ def _context(dialect: Dialect, facts: RequestFacts, caller: Caller, candidate: C
             "stream": facts.stream,
             "rules": [rule.account.expanded_id for rule in candidate.rules],
             "unpriced": candidate.target.unpriced,
+            **({"batch_requests": batch_requests} if batch_requests else {}),
         }
     )
 
 
-def _series(caller: Caller, settings: Settings) -> tuple[tuple[str, str], ...]:
+def series_of(caller: Caller, settings: Settings) -> tuple[tuple[str, str], ...]:
     """The tags whose spend is kept: for reports, and for the largest consumer that a refusal names."""
     names = dict.fromkeys((*settings.series_tags, *settings.top_consumer_by))
     values = {**caller.tags}
@@ -226,7 +253,8 @@ def _series(caller: Caller, settings: Settings) -> tuple[tuple[str, str], ...]:
     return tuple((name, values[name]) for name in names if name in values)
 
 
-def _unmetered(head: RequestHead, caller: Caller, snapshot: Snapshot) -> Unmetered | Refusal:
+def unmetered(head: RequestHead, caller: Caller, snapshot: Snapshot) -> Unmetered | Refusal:
+    """What becomes of a path at which no dialect speaks."""
     path, settings = head.path.partition("?")[0], snapshot.settings
     batches_pass = settings.batch is Batch.ALLOW
     if batch.starts_batch(head.method, path) and not batches_pass:

@@ -43,9 +43,42 @@ def batch(head: RequestHead) -> Refusal:
         type=RefusalType.NOT_ALLOWED,
         status=HTTPStatus.FORBIDDEN,
         message=f"{head.method} {path} belongs to a batch API: what it will cost can be neither held nor charged here.",
-        mitigation="Send the requests one by one, or have the platform team set `batch: allow` in the gateway-settings "
-        "document; batches then pass outside every budget.",
+        mitigation="Use OpenAI's /v1/files and /v1/batches or Anthropic's /v1/messages/batches where batches are held, "
+        "send the requests one by one, or have the platform team set `batch: allow` in the gateway-settings document; "
+        "batches then pass outside every budget.",
         context={"path": path},
+        should_retry=False,
+    )
+
+
+def batch_invalid(place: str, problem: str) -> Refusal:
+    """A batch is not what it must be to be held."""
+    message = f"This batch cannot be admitted: {place}: {problem}."
+    return invalid(RefusalType.INVALID_REQUEST, message, "Correct the batch and hand it in again.")
+
+
+def batch_unknown_file(file_id: str, cure: str) -> Refusal:
+    """A batch names a file that has not passed here, so that nobody knows what it will cost."""
+    return Refusal(
+        type=RefusalType.NOT_ALLOWED,
+        status=HTTPStatus.FORBIDDEN,
+        message=f"What the batch of file '{file_id[:64]}' will cost is not known: the file did not pass this gateway.",
+        mitigation=f"To have it held against your budgets, {cure}; or have the platform team set `batch: allow` in the "
+        "gateway-settings document, and batches pass outside every budget.",
+        context={"input_file_id": file_id[:128]},
+        should_retry=False,
+    )
+
+
+def batch_unbounded() -> Refusal:
+    """A rule bounds every request, and those of a batch cannot be changed."""
+    return Refusal(
+        type=RefusalType.NOT_ALLOWED,
+        status=HTTPStatus.BAD_REQUEST,
+        message="A strict budget or an output guardrail decides this batch, and it has requests without an output "
+        "limit, or with content outside their bodies (images, files), which cannot be bounded.",
+        mitigation="Give every request an output limit (max_tokens, max_completion_tokens or max_output_tokens), and "
+        "inline its content as text.",
         should_retry=False,
     )
 

@@ -91,6 +91,11 @@ class Settlement:
         """Whether this answer may be cut: it must then be read in a way that can end it."""
         return self._ending_meter is not None and self.state is State.READING
 
+    @property
+    def hold_id(self) -> str:
+        """The hold that is resolved."""
+        return self.ticket.hold_id
+
     def receive(self, event: SettlementEvent) -> tuple[SettlementEffect, ...]:
         """Take one event; return what is to be done. Raises IllegalTransitionError, and then nothing has changed."""
         allowed = TRANSITIONS[self.state].get(type(event))

@@ -605,7 +605,9 @@ class MemoryLedger:
             self._record_series(known.series, known.hold_nanodollars, 0, now_us)
         self._write_entry(Resolution(hold_id, Charge(), Basis.EXPIRED), known, known.hold_nanodollars, now_us)
         known.expired = True
-        known.expires_us = self._remembered_until_us(hold_id, now_us)
+        # What waited long may be told late: the hold of a batch can be corrected for as long again as it was held.
+        lived_us = now_us - ids.minted_or_zero_us(hold_id)
+        known.expires_us = max(self._remembered_until_us(hold_id, now_us), now_us + lived_us)
         self._leases.pop(hold_id, None)
         self._parts.pop(hold_id, None)
         self._changed = True

@@ -16,7 +16,8 @@ class Retention:
     """How long things are remembered, by Redis time.
 
     `resolved_ms` is the longest a duplicate or a late settle can still arrive: the longest stream (1 h), its lease
-    (2 min) and ten minutes more. Older ids are refused as `too_old`.
+    (2 min) and ten minutes more. Older ids are refused as `too_old`. A hold that expired after a longer lease (of a
+    batch) is remembered for as long again as it was held.
     """
 
     resolved_ms: int = 72 * MINUTE_MS

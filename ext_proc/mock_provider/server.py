@@ -21,6 +21,7 @@ from aiohttp import web
 
 from ext_proc.mock_provider.answer import Answer, answer_for, json_answer, refusal
 from ext_proc.mock_provider.anthropic_messages import AnthropicMessages
+from ext_proc.mock_provider.batches import Batches
 from ext_proc.mock_provider.bedrock_converse import BedrockConverse
 from ext_proc.mock_provider.behavior import HEADER as BEHAVIOR_HEADER
 from ext_proc.mock_provider.behavior import Behavior, Reset, behavior_for
@@ -61,7 +62,7 @@ SHAPES: tuple[Shape, ...] = (
 _BODY_BYTES_MAX = 128 * 1024 * 1024
 _HEADER_BYTES_MAX = 65_536
 _SHUTDOWN_SECONDS = 0.1  # for answers under way; those held open at a gate would wait for ever (0 means no limit)
-_RELEASE, _WAITING, _MODEL = "/mock/release/", "/mock/waiting/", "/v1/models/"
+_RELEASE, _WAITING, _MODEL, _BATCHES = "/mock/release/", "/mock/waiting/", "/v1/models/", "/mock/batches/"
 
 
 class _CutError(Exception):
@@ -78,6 +79,7 @@ class MockProvider:
         self.aws_secrets = aws_secrets or {}
         self.recorder = Recorder()
         self.gates = Gates()
+        self.batches = Batches(_shape_at)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one HTTP request."""
@@ -98,7 +100,11 @@ class MockProvider:
     async def _answer(self, request: web.BaseRequest, received: Received) -> web.StreamResponse:
         place = _place(request.path_qs)
         if place is None:
-            return await self._send_plainly(request, _page(request))
+            body = await _read_body(request)
+            batch = self.batches.answer(request.method, request.path, request.headers, body)
+            if batch is not None:
+                received.keep_body(body)
+            return await self._send_plainly(request, batch or _page(request))
         shape = place[0]
         behavior = Behavior()
         try:
@@ -182,6 +188,11 @@ class MockProvider:
             else:
                 gate.shut()
             return json_answer({"open": method == "POST", "waiting": gate.waiting})
+        if path.startswith(_BATCHES) and method == "POST":
+            body = await _read_body(request)
+            told = orjson.loads(body) if body else {}
+            batch_id = path.removeprefix(_BATCHES).removesuffix("/end")
+            return self.batches.end(batch_id, told.get("answered"), told.get("status", 200))
         if path == "/healthz":
             return json_answer({"ok": True})
         return json_answer({"error": f"no page {method} {path}; see docs/mock-provider.md"}, status=404)
@@ -265,6 +276,13 @@ def _place(path: str) -> tuple[Shape, dict[str, object]] | None:
             said |= {"model": unquote(str(said["model"])), "stream": bool(said["stream"])}
         return shape, said
     return None
+
+
+def _shape_at(path: str) -> Shape:
+    place = _place(path)
+    if place is None:
+        raise MockRequestError(f"nothing answers at {path}")
+    return place[0]
 
 
 def _call(

@@ -71,10 +71,11 @@ class Unpriced(StrEnum):
 
 
 class Batch(StrEnum):
-    """Whether requests may be handed to a provider in batches, which no hold covers and no charge follows."""
+    """Whether requests may be handed to a provider in batches."""
 
+    HOLD = "hold"  # against every budget, where they can be; others are refused
     REFUSE = "refuse"
-    ALLOW = "allow"
+    ALLOW = "allow"  # past every budget
 
 
 class ErrorFormat(StrEnum):
@@ -225,5 +226,5 @@ class Settings:
     top_consumer_by: tuple[str, ...] = ("pipeline", "agent_step", "repo", "user")
     series_tags: tuple[str, ...] = ("cost_center", "repo", "pipeline", "agent_step", "tenant")
     unmetered_paths: tuple[str, ...] = ()
-    batch: Batch = Batch.REFUSE
+    batch: Batch = Batch.HOLD
     realms: Realms = ONE_REALM

@@ -14,6 +14,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
+from ext_proc.batches.settlement import BatchSettlement
+from ext_proc.batches.ticket import FIELD as BATCH_FIELD
+from ext_proc.batches.ticket import BatchTicket
 from ext_proc.exchange.effects import Resolve
 from ext_proc.exchange.events import EndRecord
 from ext_proc.exchange.settlement import Settlement
@@ -80,6 +83,9 @@ class AccessLog:
             self._end(entry, hold_id, messages.metadata_field(metadata, "ticket"))
 
     def _end(self, entry: log_pb.HTTPAccessLogEntry, hold_id: str, ticket_text: str) -> None:
+        if batch := messages.metadata_field(entry.common_properties.metadata, BATCH_FIELD):
+            self._end_batch(entry, BatchTicket.decode(batch))
+            return
         if not ticket_text:
             if entry.response.response_code_details != messages.REFUSED_DETAILS:
                 self._worker.settler.release(Resolution(hold_id, Charge(), Basis.RELEASED))
@@ -94,6 +100,18 @@ class AccessLog:
             self._settle(ticket, record)
         else:
             self._wait(ticket, record, asyncio.get_running_loop().time())
+
+    def _end_batch(self, entry: log_pb.HTTPAccessLogEntry, call: BatchTicket) -> None:
+        """A batch was handed in. Its hold stays where it may run."""
+        record, ticket = messages.end_record(entry), call.ticket
+        if ticket is None:
+            return
+        self._count(ticket, record)
+        if self._worker.settler.knows(ticket.hold_id):
+            return
+        for effect in BatchSettlement(call).receive(record):
+            if isinstance(effect, Resolve):
+                self._worker.settler.settle(effect)
 
     def _wait(self, ticket: Ticket, record: EndRecord, ended_at: float) -> None:
         loop = asyncio.get_running_loop()

@@ -24,6 +24,7 @@ from ext_proc.exchange.effects import (
     Observation,
     Observe,
     PassUnmetered,
+    Recall,
     Refuse,
 )
 from ext_proc.exchange.events import AdmissionEvent, HoldAnswered, RequestBody, ScoreAnswered, StreamEnded
@@ -59,7 +60,12 @@ class Admit:
         admission = Admission(worker.terms, worker.mint_hold_id(), worker.mint_request_id())
         try:
             while (message := await next_message(stream)) is not None:
-                if await self._perform(admission, admission.receive(self._event(message)), stream):
+                event = self._event(message)
+                if admission.takes_long(event):
+                    effects = await asyncio.to_thread(admission.receive, event)
+                else:
+                    effects = admission.receive(event)
+                if await self._perform(admission, effects, stream):
                     return
             self._end(admission)
             await stream.abort(grpc.StatusCode.ABORTED, "the request ended before it was admitted")
@@ -96,6 +102,9 @@ class Admit:
                 case AskScore():
                     score = await self._worker.scorers.score(effect.wanted)
                     return await self._perform(admission, admission.receive(ScoreAnswered(score)), stream)
+                case Recall():
+                    recalled = await self._worker.memory.recall(effect)
+                    return await self._perform(admission, admission.receive(recalled), stream)
                 case AskHold():
                     reply = await self._hold(admission, effect)
                     return await self._perform(admission, admission.receive(HoldAnswered(reply)), stream)

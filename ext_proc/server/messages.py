@@ -11,6 +11,7 @@ from typing import Final
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 
+from ext_proc.batches.ticket import FIELD as BATCH_FIELD
 from ext_proc.exchange.attempts import Send
 from ext_proc.exchange.chain import CHAIN_NAMESPACE, TRIED_NAMESPACE, Limits
 from ext_proc.exchange.effects import Forward, PassUnmetered, Refuse
@@ -169,7 +170,8 @@ def forward(effect: Forward, credential: tuple[tuple[str, str], ...], worker: st
             common.body_mutation.body = effect.body
             headers.append(("content-length", str(len(effect.body))))
     _mutate(common.header_mutation, headers, effect.remove_headers)
-    ticket = {"id": effect.ticket.hold_id, "worker": worker, "ticket": effect.ticket.encode()}
+    ticket = {"id": effect.ticket.hold_id, "worker": worker}
+    ticket |= {"ticket": effect.ticket.encode()} if effect.batch is None else {BATCH_FIELD: effect.batch}
     _note(response, {NAMESPACE: ticket, ANSWER_NAMESPACE: effect.answer})
     return response.SerializeToString()
 
@@ -201,13 +203,16 @@ def send_attempt(send: Send, account: ProviderAccount, credential: tuple[tuple[s
 
 
 def pass_unmetered(effect: PassUnmetered, credential: tuple[tuple[str, str], ...], *, has_body: bool) -> bytes:
-    """Forward without a ticket; an empty id tells the log that there is nothing to resolve."""
+    """Forward without a hold; an empty id tells the log that there is nothing to resolve. The answer to a call about a
+    batch passes the meter.
+    """
     response = pb.ProcessingResponse()
     common = (response.request_body if has_body else response.request_headers).response
     common.clear_route_cache = True
-    headers = [(CLUSTER_HEADER, effect.account), (METER_HEADER, Metering.NATIVE.value), (_PSEUDO_PATH, effect.path)]
+    metering = Metering.NATIVE if effect.batch is None else Metering.STREAM
+    headers = [(CLUSTER_HEADER, effect.account), (METER_HEADER, metering.value), (_PSEUDO_PATH, effect.path)]
     _mutate(common.header_mutation, [*headers, *credential], effect.remove_headers)
-    _note(response, {NAMESPACE: {"id": ""}})
+    _note(response, {NAMESPACE: {"id": ""} | ({} if effect.batch is None else {BATCH_FIELD: effect.batch})})
     return response.SerializeToString()
 
 

@@ -10,7 +10,10 @@ import logging
 import time
 from collections.abc import Iterable
 
-from ext_proc.exchange.effects import EndStream, Extend, PassChunk, Resolve, SettlementEffect
+from ext_proc.batches.settlement import BatchSettlement
+from ext_proc.batches.ticket import FIELD as BATCH_FIELD
+from ext_proc.batches.ticket import BatchTicket
+from ext_proc.exchange.effects import EndStream, Extend, PassChunk, Remember, Resolve, SettlementEffect
 from ext_proc.exchange.events import ExtendAnswered, ResponseChunk, SettlementEvent, StreamEnded
 from ext_proc.exchange.settlement import Settlement
 from ext_proc.exchange.ticket import Ticket
@@ -34,7 +37,9 @@ class Meter:
         observer = _Observer(self._worker)
         try:
             while (message := await next_message(stream)) is not None:
-                for answer in await observer.answers(message):
+                answers = await observer.answers(message)
+                await observer.remembered()
+                for answer in answers:
                     await stream.write(answer)
         finally:
             # The end of the stream may come as a half-close or as a cancellation; neither says why.
@@ -46,9 +51,10 @@ class _Observer:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._settlement: Settlement | None = None
+        self._settlement: Settlement | BatchSettlement | None = None
         self._handed_over = False  # the body is ours to pass on
         self._ended = False  # we have ended it
+        self._to_remember: list[Remember] = []
 
     async def answers(self, message: pb.ProcessingRequest) -> tuple[bytes, ...]:
         """What Envoy expects to each message: one answer, or any number where the body was handed over."""
@@ -65,6 +71,11 @@ class _Observer:
                 self._worker.metrics.protocol_error("meter_message")
                 raise ValueError(f"meter takes responses only, not {other}")
 
+    async def remembered(self) -> None:
+        """What the answer makes known is remembered before its end reaches the client, who may ask about it at once."""
+        while self._to_remember:
+            await self._worker.memory.remember(self._to_remember.pop(0))
+
     def end(self) -> None:
         """The stream is over."""
         self._receive(StreamEnded(self._worker.now_us()))
@@ -73,16 +84,22 @@ class _Observer:
         if messages.is_envoys_own(message):
             # What the provider has done meanwhile, the end record tells: nothing is to be given back for this answer.
             return messages.CONTINUE_RESPONSE_HEADERS
+        batch = messages.metadata_field(message.metadata_context, BATCH_FIELD)
         text = messages.metadata_field(message.metadata_context, "ticket")
         try:
-            ticket = Ticket.decode(text)
+            self._settlement = self._settlement_of(batch, text)
         except ValueError:
             self._worker.metrics.protocol_error("meter_without_ticket")
         else:
-            self._settlement = Settlement(ticket, self._worker.learned(ticket.target))
             self._receive(messages.response_head(message.response_headers, self._worker.now_us()))
         self._handed_over = self._settlement is not None and self._settlement.may_end_stream
         return messages.END_HERE_RESPONSE_HEADERS if self._handed_over else messages.CONTINUE_RESPONSE_HEADERS
+
+    def _settlement_of(self, batch: str, text: str) -> Settlement | BatchSettlement:
+        if batch:
+            return BatchSettlement(BatchTicket.decode(batch))
+        ticket = Ticket.decode(text)
+        return Settlement(ticket, self._worker.learned(ticket.target))
 
     def _on_body(self, body: pb.HttpBody) -> bytes:
         shown = _shown(self._take(body), body.body)
@@ -133,13 +150,15 @@ class _Observer:
         try:
             effects = self._settlement.receive(event)
         except Exception:  # noqa: BLE001  whatever it is, the answer that was paid for reaches the client
-            _LOG.exception("metering of %s failed", self._settlement.ticket.hold_id)
+            _LOG.exception("metering of %s failed", self._settlement.hold_id)
             self._worker.metrics.protocol_error("meter_failure")
             self._settlement = None
             return ()
         for effect in effects:
             if isinstance(effect, Resolve):
                 self._worker.settler.settle(effect)
+            elif isinstance(effect, Remember):
+                self._to_remember.append(effect)
         return effects
 
 

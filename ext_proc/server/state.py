@@ -12,6 +12,7 @@ from ext_proc.ledger import ids
 from ext_proc.ledger.realms_ledger import StoreLedger
 from ext_proc.policy.watch import Watcher
 from ext_proc.pricing.catalogue_file import CatalogueWatch
+from ext_proc.server.batch_memory import BatchMemory
 from ext_proc.server.credentials import Credentials
 from ext_proc.server.learning import Learning
 from ext_proc.server.outage import Outage
@@ -41,6 +42,7 @@ class Worker:
     targets: TargetHealth
     learning: Learning
     scorers: Scorers
+    memory: BatchMemory
     catalogue: CatalogueWatch | None = None  # None: the one that ships
     other_terms: tuple[Terms, ...] = ()  # about to come into force, or in force before
 

@@ -28,6 +28,7 @@ from ext_proc.policy.watch import Watcher
 from ext_proc.pricing.catalogue_file import CatalogueWatch
 from ext_proc.server.access_log import AccessLog
 from ext_proc.server.admit import Admit
+from ext_proc.server.batch_memory import BatchMemory
 from ext_proc.server.credentials import Credentials
 from ext_proc.server.health import Health
 from ext_proc.server.learning import REFRESH_SECONDS as LEARNING_SECONDS
@@ -134,6 +135,7 @@ async def assemble(settings: WorkerSettings) -> Worker:
         outage=outage,
         metrics=metrics,
         credentials=Credentials(),
+        memory=BatchMemory(ledger.read),
     )
 
 

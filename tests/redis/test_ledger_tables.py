@@ -176,6 +176,23 @@ STORIES = {
         extend  a 30  already_resolved 60 0
         settle  a 45  corrected        45 0
     """,
+    "a hold that waited for long can be corrected for as long again, once": """
+        lease   172800
+        hold    a 40  held             0 40
+        wait    172800
+        expire  1                      40 0
+        wait    172000
+        settle  a 25  corrected        25 0
+        settle  a 25  exists           25 0
+    """,
+    "then it is too old": """
+        lease   172800
+        hold    a 40  held             0 40
+        wait    172800
+        expire  1                      40 0
+        wait    172800
+        settle  a 25  too_old          40 0
+    """,
     "tombstones go, and what comes after them is too old": """
         hold    a 40  held             0 40
         settle  a 30  settled          30 0
@@ -199,11 +216,15 @@ class Story:
     ledger: Ledger
     clock: TestClock
     spec: AccountSpec = field(default_factory=lambda: account(window=LIFETIME))
+    lease_ms: int = LEASE_MS
 
     async def tell(self, table: str) -> None:
         """Run the rows and check each answer and balance."""
         for line in table.strip().splitlines():
             words = line.split()
+            if words[0] == "lease":
+                self.lease_ms = int(words[1]) * 1_000
+                continue
             if words[0] == "wait":
                 await self.wait(int(words[1]))
                 continue
@@ -225,7 +246,7 @@ class Story:
         match verb:
             case "hold" | "track":
                 posting = Posting(self.spec, deciding=verb == "hold", fixed=int(words[2]))
-                reply = await self.ledger.hold(HoldRequest(hold, (one_plan(posting),), LEASE_MS))
+                reply = await self.ledger.hold(HoldRequest(hold, (one_plan(posting),), self.lease_ms))
                 because = reply.states[0].refused if reply.states else None
                 return f"{reply.code}:{because}" if because and reply.code is Code.REFUSED else str(reply.code)
             case "restore":

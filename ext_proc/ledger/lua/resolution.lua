@@ -156,6 +156,8 @@ local function expire(id, keep_us)
     record_series(record[6], record[3], 0)
   end
   journal(id, record, record[3], 'expired', UNCHARGED, '{}')
-  remember(id, { 'expired', remembered_until(id, keep_us), record[3], record[4], record[5], record[6] })
+  -- What waited long may be told late: the hold of a batch can be corrected for as long again as it was held.
+  local keep = math.max(keep_us, now - minted_us(id))
+  remember(id, { 'expired', remembered_until(id, keep), record[3], record[4], record[5], record[6] })
   return true
 end

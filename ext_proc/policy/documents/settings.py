@@ -83,7 +83,8 @@ class SettingsDocument(Located):
         "Path prefixes that pass without metering.", default=_DEFAULTS.unmetered_paths, example="[/v1/models]"
     )
     batch: Batch = optional(
-        "Batch APIs, whose requests are neither held nor charged: `refuse`, or `allow` them past every budget.",
+        "Batch APIs: `hold` the batches of OpenAI and Anthropic whose requests pass here, and refuse what cannot be "
+        "held; `refuse` all; or `allow` all, past every budget.",
         default=_DEFAULTS.batch,
         example="allow",
     )
