@@ -11,6 +11,16 @@ class UnknownTimezoneError(LedgerError):
     """A window names a time zone that the tz database does not have. The policy loader refuses such a rule first."""
 
 
+class LayoutError(LedgerError):
+    """Other workers on this Redis split the ledger differently: one account would be kept twice."""
+
+    def __init__(self, theirs: str, ours: str, lapses_seconds: int) -> None:
+        super().__init__(
+            f"gateway-settings: ledger: this Redis is in use with {theirs}, and this policy set says {ours}. "
+            f"Say the same, or stop every worker, wait {lapses_seconds} seconds and start anew"
+        )
+
+
 class StoreError(LedgerError):
     """Redis answered with an error. Inside the ledger only: a caller sees `Code.UNAVAILABLE`."""
 

@@ -6,6 +6,7 @@ names hold digests and ids of ours only: nothing a client chose, so no brace of 
 | key | type | what it holds |
 |---|---|---|
 | `clock` | hash | epoch, seq, the last time seen, backward steps accepted |
+| `layout` | string | how the workers that run now split the ledger, in the shared realm only |
 | `leases` | sorted set | open holds by the end of their lease |
 | `parts` | sorted set | the same of holds whose home is another realm |
 | `hold:<id>` | string | an open or expired hold, packed; later its tombstone |

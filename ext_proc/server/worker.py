@@ -22,6 +22,8 @@ from ext_proc.identity.directory import Directory
 from ext_proc.identity.identities import Identities
 from ext_proc.identity.server_secret import server_secret
 from ext_proc.identity.store import IdentityStore
+from ext_proc.ledger.errors import LayoutError, StoreError
+from ext_proc.ledger.layout import RENEW_SECONDS, claim
 from ext_proc.ledger.options import LedgerOptions
 from ext_proc.ledger.realms_ledger import open_ledger
 from ext_proc.policy.watch import Watcher
@@ -88,6 +90,7 @@ async def serve(settings: WorkerSettings) -> None:
         worker.outage.run(),
         _follow_targets(worker),
         _learn(worker),
+        _keep_layout(worker, stopping),
     )
     chores = [asyncio.create_task(chore) for chore in work]
     sys.stdout.write(f"worker {settings.name} ready\n")
@@ -111,6 +114,13 @@ async def assemble(settings: WorkerSettings) -> Worker:
     own_dir = Path(settings.state_dir) / "workers" / settings.name
     ledger = open_ledger(settings.redis_url, snapshot.settings.realms, LedgerOptions(ring_dir=own_dir))
     await ledger.start()
+    try:
+        await claim(ledger.read, snapshot.settings.realms)
+    except StoreError:
+        _LOG.warning("Redis does not answer yet: whether others split the ledger alike is asked again")
+    except LayoutError:
+        await ledger.close()
+        raise
     outage = Outage(ledger, metrics, own_dir)
     secret = server_secret(Path(settings.state_dir))
     directory = Directory(IdentityStore(ledger.read, secret))
@@ -147,6 +157,20 @@ async def _follow_targets(worker: Worker) -> None:
         health = await worker.targets.refresh(worker.now_us())
         if health is not None:
             worker.terms = replace(worker.terms, health=health)
+
+
+async def _keep_layout(worker: Worker, stopping: asyncio.Event) -> None:
+    """Stop serving where others split the ledger differently, which Redis was not there to say at the start."""
+    while True:
+        await asyncio.sleep(RENEW_SECONDS)
+        try:
+            await claim(worker.ledger.read, worker.terms.snapshot.settings.realms)
+        except StoreError:
+            continue
+        except LayoutError as error:
+            _LOG.critical("this worker stops: %s", error)
+            stopping.set()
+            return
 
 
 async def _learn(worker: Worker) -> None:
