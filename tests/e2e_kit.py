@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import aiohttp
 import anthropic
 import httpx
 import openai
@@ -18,6 +22,9 @@ from tests.stack_fixture import RunningStack
 
 PATIENCE_SECONDS = 30.0
 """How long a poll waits before it calls the outcome missing. Nothing is asserted about how fast it came."""
+
+CROWD_SECONDS = 120.0
+"""How long one of many callers at once waits for its answer."""
 
 OutcomeT = TypeVar("OutcomeT")
 
@@ -48,6 +55,15 @@ def eventually(look: Callable[[], OutcomeT | None], what: str) -> OutcomeT:
             pytest.fail(f"never seen: {what}")
         pause.wait(0.02)
     return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What one of a crowd was answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    document: Any
 
 
 class Gateway:
@@ -104,6 +120,33 @@ class Gateway:
         headers = self.headers(usage, behavior)
         return httpx.post(url, json=chat_body(**body), headers=headers, timeout=PATIENCE_SECONDS)
 
+    def crowd(
+        self,
+        count: int,
+        *,
+        usage: object = None,
+        behavior: object = None,
+        on_answer: Callable[[Answered], object] = lambda _: None,
+        **body: Any,
+    ) -> list[Answered]:
+        """The same by so many callers at once, each on a connection of its own; `on_answer` sees each as it comes."""
+        url = f"{self.stack.listen}/v1/chat/completions"
+        headers, document = self.headers(usage, behavior), chat_body(**body)
+
+        async def one(session: aiohttp.ClientSession) -> Answered:
+            async with session.post(url, json=document, headers=headers) as answer:
+                answered = Answered(answer.status, answer.headers.copy(), await answer.json(content_type=None))
+            on_answer(answered)
+            return answered
+
+        async def everybody() -> list[Answered]:
+            limit = aiohttp.ClientTimeout(total=CROWD_SECONDS)
+            connector = aiohttp.TCPConnector(limit=0)
+            async with aiohttp.ClientSession(connector=connector, timeout=limit) as session:
+                return await asyncio.gather(*(one(session) for _ in range(count)))
+
+        return asyncio.run(everybody())
+
     def account(self, rule: str) -> dict[str, Any]:
         """The account of a rule for this cost center; a zero balance where none exists yet."""
         accounts = self.admin.get("/v1/budgets", params={"rule": rule}).json()["accounts"]
@@ -132,6 +175,23 @@ class Gateway:
             return seen if len(seen) >= count else None
 
         return eventually(look, f"{count} requests of {self.cost_center} at the provider")
+
+    def at_gate(self, count: int) -> None:
+        """Wait until so many answers wait at the gate of this cost center, and no more."""
+
+        def look() -> bool | None:
+            return True if self.mock.get("/mock/waiting").json()["waiting"].get(self.cost_center) == count else None
+
+        eventually(look, f"{count} answers at the gate of {self.cost_center}")
+
+    @contextlib.contextmanager
+    def gate(self) -> Iterator[dict[str, str]]:
+        """A behaviour: wait at the gate of this cost center, which is shut now and open at the end, come what may."""
+        self.mock.delete(f"/mock/release/{self.cost_center}").raise_for_status()
+        try:
+            yield {"hold_open_until": self.cost_center}
+        finally:
+            self.release(self.cost_center)
 
     def release(self, name: str) -> None:
         """Let answers that wait for this name go on."""
