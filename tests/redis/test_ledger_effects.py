@@ -241,6 +241,7 @@ def test_latched_account_stays_shut_until_resumed(at_desk: AtDesk) -> None:
         assert (await desk.hold(spec, 10)).code is Code.HELD
         (newest,) = await desk.ledger.journal(1)
         assert (newest["event"], newest["note"]) == ("resumed", "by ada")
+        assert newest["account"] == balance.name
 
     at_desk(story)
 
@@ -262,11 +263,13 @@ def test_reset_leaves_late_settles_to_the_old_generation(at_desk: AtDesk) -> Non
 
     async def story(desk: Desk) -> None:
         spec = account(cap=100, window=LIFETIME)
-        await desk.spend(spec, 50)
+        await desk.spend(spec, 50, (("user", "ada"),))
         assert (await desk.hold(spec, 40)).code is Code.HELD
         in_flight = hold_id(desk.count, desk.clock())
         (before,), _ = await desk.ledger.balances(rule=None, limit=1, cursor="")
         assert await desk.ledger.reset(before.name, "by ada") is Code.RESET
+        assert (await desk.ledger.journal(1))[0]["account"] == before.name
+        assert await desk.ledger.top_consumers(before.name, 5) == ()
         assert (await desk.hold(spec, 100)).code is Code.HELD
         assert (await desk.ledger.resolve(settle(in_flight, 35))).code is Code.SETTLED
         (after,), _ = await desk.ledger.balances(rule=None, limit=1, cursor="")

@@ -9,11 +9,11 @@ from typing import cast
 import pytest
 
 from ext_proc.ledger import ids
-from ext_proc.ledger.interface import Code
+from ext_proc.ledger.interface import Code, Period, Posting, Window, WindowKind
 from ext_proc.ledger.options import Retention
 from ext_proc.ledger.redis_ledger import RedisLedger
 from tests.conftest import running_redis
-from tests.ledger_kit import PATIENT, account, connected, settle, simple_hold
+from tests.ledger_kit import PATIENT, account, all_keys, connected, one_plan, settle, simple_hold
 
 pytestmark = pytest.mark.redis
 
@@ -104,15 +104,35 @@ def test_journal_is_trimmed_by_size_and_age_and_says_so(redis_url: str) -> None:
 
 
 def test_every_key_expires_but_those_in_use(redis_url: str) -> None:
-    """After a request only the fixed keys and open holds are without an expiry."""
+    """After requests with tags and rate windows only the fixed keys and open holds are without an expiry."""
 
     async def run() -> None:
         async with connected(redis_url) as ledger:
             await spend(ledger, 3)
+            rate = account("rate", cap=100, window=Window(WindowKind.SLIDING, Period.DAY))
+            tagged = simple_hold(ids.mint(ledger.now_us(), bytes(8)), 10, account(cap=10**6))
+            plan = one_plan(*tagged.plans[0].postings, Posting(rate, deciding=True, fixed=1))
+            await ledger.hold(replace(tagged, plans=(plan,), series=(("repo", "core"),)))
+            await ledger.resolve(settle(tagged.hold_id, 7))
+            kinds = {key.decode().split(":")[2] for key in await all_keys(ledger)}
+            assert kinds >= {"calendar", "sliding", "slots", "top", "series", "hold"}
             lasting = set()
             for key in cast("list[bytes]", await ledger.read("KEYS", "*")):
                 if await ledger.read("PTTL", key) == -1:
                     lasting.add(key.decode().removeprefix("tg:{0}:"))
             assert lasting == {"clock", "journal", "accounts"}
+
+    asyncio.run(run())
+
+
+def test_empty_redis_is_given_its_epoch_at_first_sight(redis_url: str) -> None:
+    """A Redis without data gets an epoch when it is first looked at, and keeps it: another one means another life."""
+
+    async def run() -> None:
+        async with connected(redis_url) as ledger:
+            epoch = await ledger.read("HGET", "tg:{0}:clock", "epoch")
+            assert epoch
+            await spend(ledger, 1)
+            assert await ledger.read("HGET", "tg:{0}:clock", "epoch") == epoch
 
     asyncio.run(run())

@@ -159,6 +159,9 @@ local function set_aside(posting, output)
     figure(kept, 'slot')
     write('HINCRBY', a.key, 'h' .. text(slot), text(held))
     write('ZADD', a.slots, text(slot), text(slot))
+    if a.slot_count == 0 then
+      write('PEXPIREAT', a.slots, milliseconds(a.expires)) -- `keep` cannot do it for a key that is not there yet
+    end
   end
   return { spec.kind, spec.name, a.generation, held, spec.measure, slot, spec.period }, state(a, spec, ends)
 end
