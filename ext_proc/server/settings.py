@@ -1,10 +1,14 @@
-"""What a worker process is told at start: one frozen value, passed as JSON on its command line."""
+"""What a worker process is told at start: one frozen value, passed as JSON in its environment."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from typing import Final
+
+SETTINGS_VARIABLE: Final = "TOLLGATE_WORKER_SETTINGS"
+"""The environment variable a worker finds its settings in, as JSON."""
 
 
 class Metering(StrEnum):
@@ -31,7 +35,7 @@ class WorkerSettings:
     catalogue: str | None = None  # the file of the last good catalogue; None: the one that ships
 
     def to_json(self) -> str:
-        """The command line form."""
+        """The form a worker is told in."""
         return json.dumps(asdict(self))
 
     @classmethod

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ext_proc.server.settings import WorkerSettings
+from ext_proc.server.settings import SETTINGS_VARIABLE, WorkerSettings
 from ext_proc.supervisor.lifecycle import ServiceLimits
 from ext_proc.supervisor.processes import ChildProcess, ProcessSpec
 from ext_proc.telemetry.metrics import worker_environment
@@ -49,16 +49,22 @@ class Worker:
         self._log = log
 
     def spec(self) -> ProcessSpec:
-        """A worker reads provider credentials from its environment, so it gets the whole of it."""
+        """A worker reads provider credentials from its environment, so it gets the whole of it. Its settings are there
+        too: they hold the URL of Redis, password included, and anybody may read a command line.
+        """
         settings = self._settings()
         assert settings.name == self.name
         if settings.listen.startswith("unix:"):
             Path(settings.listen.removeprefix("unix:")).unlink(missing_ok=True)  # of a worker that was killed
         return ProcessSpec(
             self.name,
-            (sys.executable, "-P", "-m", "ext_proc.server", settings.to_json()),
+            (sys.executable, "-P", "-m", "ext_proc.server", self.name),
             self._log,
-            environment={**os.environ, **worker_environment(Path(settings.metrics_dir))},
+            environment={
+                **os.environ,
+                **worker_environment(Path(settings.metrics_dir)),
+                SETTINGS_VARIABLE: settings.to_json(),
+            },
             ready_line=re.compile(rf"^worker {re.escape(self.name)} ready\b"),
         )
 
