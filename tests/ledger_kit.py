@@ -127,8 +127,11 @@ class DroppingProxy:
     def __init__(self, port: int) -> None:
         self.passes_requests = True
         self.passes_answers = True
+        self.accepts = True
         self.requests_seen = asyncio.Event()
+        self.answers_seen = asyncio.Event()
         self._redis_port = port
+        self._resets = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -152,13 +155,17 @@ class DroppingProxy:
         self.reset_peers()
 
     def reset_peers(self) -> None:
-        """Break every connection."""
+        """Break every connection. Nothing passes on them from this moment on."""
+        self._resets += 1
         for task in self._tasks:
             task.cancel()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if not self.accepts:
+            writer.transport.abort()
+            return
         self._tasks.add(task)
         try:
             upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._redis_port)
@@ -175,9 +182,9 @@ class DroppingProxy:
             self._tasks.discard(task)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, what: str) -> None:
-        while data := await reader.read(65_536):
-            if what == "requests":
-                self.requests_seen.set()
+        resets = self._resets
+        while (data := await reader.read(65_536)) and resets == self._resets:
+            getattr(self, f"{what}_seen").set()
             if getattr(self, f"passes_{what}"):
                 writer.write(data)
                 await writer.drain()
