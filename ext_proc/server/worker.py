@@ -1,6 +1,6 @@
 """One worker process: the gRPC server with its three roles, the reaper, and the drain.
 
-`python -m ext_proc.server '<WorkerSettings as JSON>'` prints `worker <name> ready` when it serves. SIGTERM drains:
+`python -m ext_proc.server NAME` prints `worker <name> ready` when it serves. SIGTERM drains:
 health says NOT_SERVING, Envoy moves on, live streams finish and settle, then the process exits.
 """
 

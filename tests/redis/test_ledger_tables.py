@@ -193,6 +193,29 @@ STORIES = {
         wait    172800
         settle  a 25  too_old          40 0
     """,
+    "time that steps back by less than a minute is held at the last change": """
+        hold    a 40  held             0 40
+        wait    -59
+        hold    b 20  held             0 60
+        wait    118
+        expire  0                      0 60
+        wait    1
+        expire  2                      60 0
+    """,
+    "time that steps back by an hour repeats nothing and ends nothing early": """
+        hold    a 40  held             0 40
+        settle  a 30  settled          30 0
+        hold    b 20  held             30 20
+        wait    -3600
+        hold    a 40  already_resolved 30 20
+        settle  a 30  exists           30 20
+        hold    b 20  exists           30 20
+        hold    c 10  held             30 30
+        wait    60
+        expire  1                      40 20
+        settle  b 15  settled          55 0
+        settle  c 5   corrected        50 0
+    """,
     "tombstones go, and what comes after them is too old": """
         hold    a 40  held             0 40
         settle  a 30  settled          30 0
