@@ -155,6 +155,44 @@ def test_the_key_alone_decides_who_pays(client: Client, tricks: list[tuple[str, 
     assert not [name for name in received["headers"] if name.startswith(("x-tfy-", "x-tollgate-", "x-forwarded"))]
 
 
+def test_headers_that_change_nothing_here_are_known_and_go_no_further(client: Client) -> None:
+    """`x-tfy-strict-openai` and `x-tfy-mcp-headers` are neither counted as ignored nor seen by the provider, whatever
+    stands in them, and the answer is what it would be without.
+    """
+    secret = "sk-canary-of-a-tool-server-0123456789"
+    own = (("x-api-key", OWN), ("x-tfy-unheard-of", "1"))
+    for marker, strict, tools in (
+        ("marker-plain-none", None, None),
+        ("marker-plain-some", "true", json.dumps({"server": {"authorization": f"Bearer {secret}"}})),
+        ("marker-plain-odd", "no-such-value", "no JSON at all"),
+    ):
+        more = [] if strict is None else [("x-tfy-strict-openai", strict), ("X-TFY-MCP-Headers", str(tools))]
+        answer = client.chat(*own, *more, messages=[{"role": "user", "content": marker}])
+
+        assert answer.headers["x-tfy-ignored-headers"] == "x-tfy-unheard-of"
+        assert set(answer.json()) >= {"id", "object", "choices", "usage"}
+        received = client.received(marker)
+        assert not [name for name in received["headers"] if name.startswith("x-tfy-")]
+        assert secret not in json.dumps(received)
+        assert client.entry(answer)["charge_nanodollars"] > 0
+
+
+def test_a_request_id_that_was_served_before_is_charged_again(client: Client) -> None:
+    """A client's `x-request-id` names nothing in the books: the same one twice, and by two callers, is two requests,
+    each with an id of ours and a charge of its own.
+    """
+    reused = ("x-request-id", "00000000-0000-4000-8000-00000000feed")
+    keys = (CI, CI, OWN)
+    answers = [client.chat(("authorization", f"Bearer {key}"), reused) for key in keys]
+    answers.append(client.chat(("authorization", f"Bearer {OWN}"), ("x-tollgate-request-id", "req_mine"), reused))
+
+    entries = [client.entry(answer) for answer in answers]
+    assert len({entry["request_id"] for entry in entries}) == len(entries)
+    assert reused[1] not in {entry["request_id"] for entry in entries}
+    assert [entry["caller"]["key"] for entry in entries] == ["ci", "ci", "own", "own"]
+    assert all(entry["charge_nanodollars"] > 0 for entry in entries)
+
+
 @pytest.mark.parametrize(
     ("headers", "reason"),
     [
