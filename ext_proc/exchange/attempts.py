@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from typing import Final
 
 from ext_proc.dialects import registry
 from ext_proc.dialects.interface import Endpoint, RequestFacts
@@ -37,6 +38,11 @@ from ext_proc.policy.snapshot import MatchFacts, OnStoreFailure
 from ext_proc.refusal import Refusal, RefusalType
 from ext_proc.routing.virtual_models import Member
 
+TIMED_OUT_PERMILLE: Final = 900
+"""An attempt that ended without an answer after this share of its time limit has used it up. The worker that tells how
+long it ran need not be the one that began it, and on a busy machine each knows the time only so well: a reset in the
+last tenth is rather estimated than a limit that struck taken for a reset, which charges nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -62,7 +68,7 @@ class Attempt:
     def timed_out(self) -> bool:
         """Whether the attempt before used up its time: then nobody knows what the provider has done for it."""
         limit_ms, waited_us = self.chain.first_byte_ms, self.now_us - self.began_us
-        return not self.tried_status and limit_ms is not None and waited_us >= limit_ms * 1_000
+        return not self.tried_status and limit_ms is not None and waited_us >= limit_ms * TIMED_OUT_PERMILLE
 
     @property
     def began_us(self) -> int:

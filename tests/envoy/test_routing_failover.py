@@ -24,6 +24,13 @@ SERVED = {OPENAI: "openai-b/gpt-4o-mini", ANTHROPIC: "anthropic-b/claude-sonnet-
 RATES = {OPENAI: GPT_4O_MINI, ANTHROPIC: CLAUDE_SONNET_4_6}
 
 CLAUDE_OPUS_4_6 = {"input_uncached": 5_000, "output": 25_000}
+LEAD_RATES = {OPENAI: GPT_4O, ANTHROPIC: CLAUDE_OPUS_4_6}
+OUTPUT_LIMIT = 60
+TOKENS_PER_SECOND = 60
+INPUT_ESTIMATE = {OPENAI: 24, ANTHROPIC: 30}
+"""Tokens: the prompt's bytes at 2.5 a token (18 with the role, 14), and what a dialect adds to a message (16, 24)."""
+WRONG_JSON_OUTPUT = 1
+"""Tokens: what cannot be read has no text to count."""
 
 LATE: dict[str, dict[str, Any]] = {
     "reset after headers": {"reset": "after_headers"},
@@ -132,7 +139,7 @@ def post(gateway: Gateway, dialect: str, failure: str, *, stream: bool) -> httpx
     body: dict[str, Any] = {
         "model": f"{dialect} {failure}",
         "messages": [{"role": "user", "content": "Say something."}],
-        "max_tokens": 60,
+        "max_tokens": OUTPUT_LIMIT,
         "stream": stream,
     }
     path = "/v1/chat/completions" if dialect == OPENAI else "/v1/messages"
@@ -158,7 +165,10 @@ def test_the_next_target_serves(gateway: Gateway, failure: str, dialect: str, st
     assert served["hold_id"] == failed["hold_id"].removesuffix(".1") + ".2"
     assert failed["served_model"] == lead(dialect, failure)
     assert {key: failed[key] for key in ended} == ended
-    assert (failed["charge_nanodollars"] > 0) is (ended["basis"] == "estimated")
+    if ended["basis"] == "estimated":
+        assert_charged_by_time(failed, dialect)
+    else:
+        assert failed["charge_nanodollars"] == 0
     assert gateway.account("per-cost-center")["spent"] == charge + failed["charge_nanodollars"]
 
 
@@ -175,12 +185,29 @@ def test_what_fails_after_the_first_byte_is_the_first_targets(
     (entry,) = gateway.resolved(1)
     assert entry["served_model"] == lead(dialect, late)
     if late == "slow stream":
-        rates = {OPENAI: GPT_4O, ANTHROPIC: CLAUDE_OPUS_4_6}[dialect]
-        assert entry["charge_nanodollars"] == cost(rates, input_uncached=100, output=50)
-        assert entry["basis"] == "reported"
+        charge = cost(LEAD_RATES[dialect], input_uncached=100, output=50)
+        assert (entry["basis"], entry["charge_nanodollars"]) == ("reported", charge)
+    elif late == "wrong JSON":
+        charge = cost(LEAD_RATES[dialect], input_uncached=INPUT_ESTIMATE[dialect], output=WRONG_JSON_OUTPUT)
+        assert (entry["basis"], entry["charge_nanodollars"]) == ("estimated", charge), entry
     else:
-        assert entry["basis"] in {"estimated", "released"}
+        assert (entry["basis"], entry["charge_nanodollars"]) == ("released", 0), entry
     assert gateway.account("per-cost-center")["spent"] == entry["charge_nanodollars"]
+
+
+def assert_charged_by_time(entry: dict[str, Any], dialect: str) -> None:
+    """The estimated input, and 60 tokens of output a second, up to the limit. The journal's duration is whole
+    milliseconds, so the output may be that of any time within the last one.
+    """
+    least, most = (min(OUTPUT_LIMIT, us * TOKENS_PER_SECOND // 1_000_000) for us in _within_ms(entry["duration_ms"]))
+    rates, read = LEAD_RATES[dialect], INPUT_ESTIMATE[dialect]
+    charges = {cost(rates, input_uncached=read, output=max(1, output)) for output in range(least, most + 1)}
+    assert entry["charge_nanodollars"] in charges, entry
+
+
+def _within_ms(milliseconds: int) -> tuple[int, int]:
+    """The first and the last microsecond that are so many whole milliseconds."""
+    return milliseconds * 1_000, milliseconds * 1_000 + 999
 
 
 def test_targets_shows_who_is_unhealthy(gateway: Gateway) -> None:
