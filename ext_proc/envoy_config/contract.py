@@ -63,5 +63,6 @@ ANSWER_HEADERS: Final = {
     "x-tollgate-request-id": "request_id",
     "x-tollgate-output-limit": "output_limit",
     "x-tollgate-attempts": "attempts",
+    "x-tollgate-content-log": "content_log",
 } | {name: name.removeprefix("x-").replace("-", "_") for name in RATE_LIMIT_HEADERS}
 """Response header → key in the answer namespace. Envoy adds those whose key admit set, in either metering mode."""

@@ -17,12 +17,14 @@ docs/architecture.md draws this table; `tests/unit/test_exchange_docs.py` keeps 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum, auto
 
 from ext_proc.dialects import registry
 from ext_proc.dialects.interface import Dialect
 from ext_proc.exchange import answers
 from ext_proc.exchange.batch_proposal import Incoming, Recalling, begin, call_of, go_on
+from ext_proc.exchange.content import NO_WISH, LoggedRequest, wish_of
 from ext_proc.exchange.effects import (
     AcknowledgeHead,
     AdmissionEffect,
@@ -117,6 +119,8 @@ class Admission:
         self._wanted: ScoreWanted | None = None
         self._proposal: Proposal | None = None
         self._asking: Recalling | None = None
+        self._wish = NO_WISH
+        self._logged: LoggedRequest | None = None
 
     @property
     def dialect(self) -> Dialect:
@@ -195,6 +199,8 @@ class Admission:
                 self._body, self._wanted = body, outcome
                 return State.SCORING, (AskScore(outcome),)
             self._body = b""
+            if isinstance(outcome, Proposal):
+                self._hear_wish(self._head, body, outcome)
             return self._on_outcome(self._head, outcome)
         begun = begin(Incoming(call, self._head, self.terms, self.hold_id, self.request_id), body)
         if isinstance(begun, Recalling):
@@ -239,7 +245,11 @@ class Admission:
         settings = self.terms.snapshot.settings
         if reply.code in GRANTED:
             native = self.terms.native
-            forward = answers.forward(self._proposal, reply, self._head, settings, self.request_id, native=native)
+            forward = answers.forward(
+                self._proposal, reply, self._head, settings, self.request_id, native=native, wish=self._wish
+            )
+            if self._logged is not None:
+                forward = replace(forward, logged=self._logged)
             refusing = (Observe(Observation.AUDITED, rule) for rule in forward.ticket.would_refuse)
             swapping = (Observe(Observation.AUDITED_SWAP, rule) for rule in forward.ticket.would_downgrade)
             swapped = (Observe(Observation.DOWNGRADED, forward.swapped_by),) if forward.swapped_by else ()
@@ -250,6 +260,14 @@ class Admission:
             return State.REFUSED, (self._refuse(refusal),)
         give_back = (self._give_back(reply),) if reply.code in MAY_BE_HELD else ()
         return State.REFUSED, (*give_back, self._refuse(store_refusal()))
+
+    def _hear_wish(self, head: RequestHead, body: bytes, proposal: Proposal) -> None:
+        """Keep what the content log gets of the request, where it wants to be logged and may be."""
+        logging = self.terms.snapshot.settings.content_log
+        self._wish = wish_of(head, proposal.caller, logging)
+        if self._wish.granted and logging is not None:
+            model, max_bytes = proposal.facts.model, logging.max_body_bytes
+            self._logged = LoggedRequest.of(self.request_id, head, proposal.caller, model, body, max_bytes)
 
     def _refuse(self, refusal: Refusal) -> AdmissionEffect:
         return answers.refuse(refusal, self.dialect, self.terms.snapshot.settings, self.request_id)

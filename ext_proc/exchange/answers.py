@@ -10,6 +10,7 @@ from http import HTTPStatus
 from ext_proc.dialects import error_body
 from ext_proc.dialects.interface import Dialect
 from ext_proc.exchange.chain import Attempts, Chain
+from ext_proc.exchange.content import NO_WISH, Wish
 from ext_proc.exchange.cutting import cut_of
 from ext_proc.exchange.effects import Forward, Refuse
 from ext_proc.exchange.events import RequestHead
@@ -77,12 +78,20 @@ def headers_to_remove(head: RequestHead, metadata_header: str, *, client_credent
 
 
 def forward(
-    proposal: Proposal, reply: HoldReply, head: RequestHead, settings: Settings, request_id: str, *, native: bool
+    proposal: Proposal,
+    reply: HoldReply,
+    head: RequestHead,
+    settings: Settings,
+    request_id: str,
+    *,
+    native: bool,
+    wish: Wish = NO_WISH,
 ) -> Forward:
     """The answer to a granted hold: rewrite what the granted plan asks for, and hand out the ticket.
 
     `native`: Envoy's own parsers are there to read the usage. They hide nothing from the client, keep a whole answer in
-    memory, and do not know which attempt they read, so they are given only what they can take.
+    memory, and do not know which attempt they read, so they are given only what they can take. `wish`: to be logged;
+    an answer that is passes meter.
     """
     candidate = proposal.candidates[reply.plan_index]
     lead = proposal.lead_of(candidate)
@@ -122,6 +131,7 @@ def forward(
         and chain is None
         and cut is None
         and not asks_usage
+        and not wish.granted
         and _is_small(proposal, reply.output_limit),
         cut=cut,
         store_failed=reply.stamp is None,
@@ -131,6 +141,7 @@ def forward(
         prompt_bytes=candidate.telling_bytes,
         traffic="" if inject else candidate.traffic,
         units=candidate.units,
+        logged_as=request_id if wish.granted else "",
     )
     member = lead.option.member if not downgraded else None
     sent = outgoing(
@@ -155,6 +166,7 @@ def forward(
         batch=None if proposal.batch is None else replace(proposal.batch, ticket=ticket).encode(),
         answer=_answer(candidate, reply, ticket, request_id)
         | ({"output_limit": str(granted_limit)} if inject else {})
+        | ({"content_log": wish.told} if wish.told else {})
         | _ignored(ignored_headers(head, settings.metadata_header)),
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from ext_proc.exchange.chain import Chain, Limits
+from ext_proc.exchange.content import LoggedRequest
 from ext_proc.exchange.cutting import Cut
 from ext_proc.exchange.saving import ScoreWanted
 from ext_proc.exchange.ticket import Ticket
@@ -63,6 +64,7 @@ class Forward:
     chain: Chain | None = None
     cluster: str | None = None
     swapped_by: str = ""  # the id, as written, of the rule that sends it to a cheaper model
+    logged: LoggedRequest | None = None  # what its content log gets
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ class Ticket:
     learned_output: bool = False
     prompt_bytes: int = 0  # 0: its input teaches nothing, for not all of it is text
     units: Usage = NO_USAGE  # what the request told of the units it is billed by
+    logged_as: str = ""  # the request's public id, where its content is logged; "": it is not
     traffic: str = ""  # which requests its output teaches about; "": none, for a limit bounds it
     realms: tuple[str, ...] = ()  # where its hold stands, where the ledger has more realms than one
 
@@ -91,7 +92,8 @@ class Ticket:
         """What few requests have, by name."""
         units: dict[str, object] = {} if self.units is NO_USAGE else {"units": self.units.counts()}
         cut = {} if self.cut is None else {"cut": self.cut.encode()}
-        return {**units, **cut, **({"realms": self.realms} if self.realms else {})}
+        logged = {"log": self.logged_as} if self.logged_as else {}
+        return {**units, **cut, **logged, **({"realms": self.realms} if self.realms else {})}
 
     def _flags(self) -> int:
         named = (
@@ -132,6 +134,7 @@ class Ticket:
                 prompt_bytes=prompt_bytes,
                 traffic=traffic,
                 units=Usage(**rare["units"]) if "units" in rare else NO_USAGE,
+                logged_as=rare.get("log", ""),
                 cut=Cut.decode(rare["cut"]) if "cut" in rare else None,
                 realms=tuple(rare.get("realms", ())),
             )

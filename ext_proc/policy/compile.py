@@ -28,7 +28,7 @@ from ext_proc.policy.documents.provider import (
 )
 from ext_proc.policy.documents.rate_limit import RateDocument
 from ext_proc.policy.documents.routing import RoutingDocument
-from ext_proc.policy.documents.settings import SettingsDocument
+from ext_proc.policy.documents.settings import ContentLog, SettingsDocument
 from ext_proc.policy.documents.tagging import MetadataDocument, TaggingDocument, TaggingMode, UnknownValue
 from ext_proc.policy.fields import Located
 from ext_proc.policy.guardrails import GuardrailRule, GuardrailSet
@@ -36,7 +36,7 @@ from ext_proc.policy.patterns import compile_pattern
 from ext_proc.policy.rules import OverrideRule, OverrideRuleSet, Rule, RuleSet, TagRule, TagRuleSet, TagValues
 from ext_proc.policy.schema import yaml_name
 from ext_proc.policy.snapshot import Snapshot
-from ext_proc.policy.terms import AwsSigning, DatedCost, ProviderAccount, ProviderModel, Settings
+from ext_proc.policy.terms import AwsSigning, ContentLogging, DatedCost, ProviderAccount, ProviderModel, Settings
 from ext_proc.pricing.schedule import start_of_day_us
 
 DEFAULT_ACCOUNTS: Mapping[str, ProviderAccount] = MappingProxyType(
@@ -113,9 +113,22 @@ def _settings(documents: Sequence[Document]) -> Settings:
             written |= {name: getattr(document, name) for name in names}
             if document.ledger is not None:
                 written["realms"] = Realms(document.ledger.realms)
+            written["content_log"] = _content_logging(document.content_log)
         elif isinstance(document, TaggingDocument) and "header" in document.where.lines:
             written["metadata_header"] = document.header.lower()
     return Settings(**written)  # type: ignore[arg-type]  # both classes declare the same types for one name
+
+
+def _content_logging(written: ContentLog | None) -> ContentLogging | None:
+    if written is None:
+        return None
+    return ContentLogging(
+        condition=condition_of(written.when),
+        sink=written.sink,
+        redact=tuple(compile_pattern(pattern) for pattern in written.redact),
+        max_body_bytes=written.max_body_bytes,
+        max_file_bytes=written.max_file_bytes,
+    )
 
 
 def _accounts(documents: Sequence[Document]) -> Mapping[str, ProviderAccount]:

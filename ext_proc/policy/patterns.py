@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol, cast
 
 import re2  # type: ignore[import-untyped]  # google-re2 ships no type information
@@ -10,11 +11,23 @@ MAX_PATTERN_CHARS = 1_000
 _MAX_PROGRAM_BYTES = 1 << 20
 
 
+class Match(Protocol):
+    """One place where a pattern matches."""
+
+    def span(self) -> tuple[int, int]:
+        """Where it begins and ends, in characters."""
+        ...
+
+
 class Pattern(Protocol):
     """A compiled pattern."""
 
     def search(self, text: str) -> object | None:
         """The first place where it matches; None where it nowhere does."""
+        ...
+
+    def finditer(self, text: str) -> Iterator[Match]:
+        """Every place where it matches, one after the other."""
         ...
 
     def fullmatch(self, text: str) -> object | None:

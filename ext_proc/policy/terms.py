@@ -10,6 +10,8 @@ from enum import StrEnum
 from ext_proc.identity.caller import Caller
 from ext_proc.ledger.interface import AccountSpec
 from ext_proc.ledger.realms import ONE_REALM, Realms
+from ext_proc.policy.condition import Condition
+from ext_proc.policy.patterns import Pattern
 
 _PROFILE = re.compile(r"([a-z]{2,6}(?:-gov)?)\.[a-z0-9]+\.")
 """Bedrock's inference profiles: `eu.anthropic.claude-…`; a bare model has its maker in the first place and no third."""
@@ -211,6 +213,24 @@ class ProviderAccount:
         return written or self.region
 
 
+class ContentSink(StrEnum):
+    """Where the contents of requests are logged."""
+
+    FILE = "file"
+    STDOUT = "stdout"
+
+
+@dataclass(frozen=True, slots=True)
+class ContentLogging:
+    """Whose contents may be logged, and how: `content_log` of the settings."""
+
+    condition: Condition  # over what is known of the caller
+    sink: ContentSink
+    redact: tuple[Pattern, ...]  # beside the shapes of secrets
+    max_body_bytes: int
+    max_file_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`gateway-settings`, with its defaults."""
@@ -228,3 +248,4 @@ class Settings:
     unmetered_paths: tuple[str, ...] = ()
     batch: Batch = Batch.HOLD
     realms: Realms = ONE_REALM
+    content_log: ContentLogging | None = None  # None: no content is ever logged

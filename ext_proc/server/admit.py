@@ -28,6 +28,7 @@ from ext_proc.exchange.effects import (
     Refuse,
 )
 from ext_proc.exchange.events import AdmissionEvent, HoldAnswered, RequestBody, ScoreAnswered, StreamEnded
+from ext_proc.exchange.terms import Terms
 from ext_proc.ledger.interface import Basis, Charge, HoldReply, Resolution
 from ext_proc.server import messages
 from ext_proc.server.holding import ask_hold
@@ -111,7 +112,11 @@ class Admit:
                 case GiveBack():
                     self._worker.settler.release(effect.resolution)
                 case Forward() | PassUnmetered() | Refuse():
-                    await stream.write(self._final_answer(admission, effect))
+                    try:
+                        await stream.write(self._final_answer(admission, effect))
+                    finally:  # Envoy may end the stream as soon as it has the answer, which cancels the writing
+                        if isinstance(effect, Forward):
+                            self._log_content(effect, admission.terms)
         return isinstance(effects[-1], _FINAL)
 
     async def _hold(self, admission: Admission, ask: AskHold) -> HoldReply:
@@ -146,6 +151,12 @@ class Admit:
             case Refuse():
                 self._count_refusal(admission, effect)
                 return messages.refuse(effect, json.dumps(effect.body, ensure_ascii=False).encode())
+
+    def _log_content(self, effect: Forward, terms: Terms) -> None:
+        """Where the request is to be logged; it is on its way by now."""
+        under, target = terms.snapshot.settings.content_log, effect.ticket.target
+        if effect.logged is not None and under is not None:
+            self._worker.content_log.request(effect.logged, under, target, self._worker.secrets(target, terms))
 
     def _count_refusal(self, admission: Admission, effect: Refuse) -> None:
         refusal, worker = effect.refusal, self._worker

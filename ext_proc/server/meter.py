@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from ext_proc.batches.settlement import BatchSettlement
 from ext_proc.batches.ticket import FIELD as BATCH_FIELD
 from ext_proc.batches.ticket import BatchTicket
+from ext_proc.exchange.content import AnswerCopy
 from ext_proc.exchange.effects import EndStream, Extend, PassChunk, Remember, Resolve, SettlementEffect
-from ext_proc.exchange.events import ExtendAnswered, ResponseChunk, SettlementEvent, StreamEnded
+from ext_proc.exchange.events import ExtendAnswered, ResponseChunk, ResponseHead, SettlementEvent, StreamEnded
 from ext_proc.exchange.settlement import Settlement
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.ledger.interface import Extension
@@ -55,6 +56,7 @@ class _Observer:
         self._handed_over = False  # the body is ours to pass on
         self._ended = False  # we have ended it
         self._to_remember: list[Remember] = []
+        self._copy: AnswerCopy | None = None  # for the content log
 
     async def answers(self, message: pb.ProcessingRequest) -> tuple[bytes, ...]:
         """What Envoy expects to each message: one answer, or any number where the body was handed over."""
@@ -79,6 +81,7 @@ class _Observer:
     def end(self) -> None:
         """The stream is over."""
         self._receive(StreamEnded(self._worker.now_us()))
+        self._log_content()
 
     def _on_headers(self, message: pb.ProcessingRequest) -> bytes:
         if messages.is_envoys_own(message):
@@ -91,7 +94,9 @@ class _Observer:
         except ValueError:
             self._worker.metrics.protocol_error("meter_without_ticket")
         else:
-            self._receive(messages.response_head(message.response_headers, self._worker.now_us()))
+            head = messages.response_head(message.response_headers, self._worker.now_us())
+            self._receive(head)
+            self._copy = self._copy_of(head)
         self._handed_over = self._settlement is not None and self._settlement.may_end_stream
         return messages.END_HERE_RESPONSE_HEADERS if self._handed_over else messages.CONTINUE_RESPONSE_HEADERS
 
@@ -100,6 +105,14 @@ class _Observer:
             return BatchSettlement(BatchTicket.decode(batch))
         ticket = Ticket.decode(text)
         return Settlement(ticket, self._worker.learned(ticket.target))
+
+    def _copy_of(self, head: ResponseHead) -> AnswerCopy | None:
+        """A copy for the content log, if the answer is to be logged and the policy in force now still allows any."""
+        under = self._worker.terms.snapshot.settings.content_log
+        if not isinstance(self._settlement, Settlement) or under is None:
+            return None
+        ticket = self._settlement.ticket
+        return AnswerCopy(ticket, head, under) if ticket.logged_as else None
 
     def _on_body(self, body: pb.HttpBody) -> bytes:
         shown = _shown(self._take(body), body.body)
@@ -118,7 +131,7 @@ class _Observer:
         return (messages.pass_on(shown, end=end),) if shown or end else ()
 
     def _on_trailers(self) -> tuple[bytes, ...]:
-        effects = self._receive(ResponseChunk(b"", end=True, now_us=self._worker.now_us()))
+        effects = self._take(pb.HttpBody(end_of_stream=True))
         rest = _shown(effects, b"")
         own = (messages.pass_on(rest, end=False),) if rest and self._handed_over else ()
         return (*own, messages.CONTINUE_RESPONSE_TRAILERS)
@@ -140,7 +153,18 @@ class _Observer:
                 return effect.ending
         return None
 
+    def _log_content(self) -> None:
+        """Hand the copy of the answer over, once."""
+        copy, self._copy = self._copy, None
+        if copy is not None:
+            secrets = self._worker.secrets(copy.target, self._worker.terms_of(copy.target))
+            self._worker.content_log.answer(copy, self._worker.now_us(), secrets)
+
     def _take(self, body: pb.HttpBody) -> tuple[SettlementEffect, ...]:
+        if self._copy is not None:
+            self._copy.add(body.body, end=body.end_of_stream)
+            if body.end_of_stream:
+                self._log_content()
         return self._receive(ResponseChunk(body.body, body.end_of_stream, self._worker.now_us()))
 
     def _receive(self, event: SettlementEvent) -> tuple[SettlementEffect, ...]:

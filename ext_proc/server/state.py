@@ -13,6 +13,7 @@ from ext_proc.ledger.realms_ledger import StoreLedger
 from ext_proc.policy.watch import Watcher
 from ext_proc.pricing.catalogue_file import CatalogueWatch
 from ext_proc.server.batch_memory import BatchMemory
+from ext_proc.server.content_log import ContentLog
 from ext_proc.server.credentials import Credentials
 from ext_proc.server.learning import Learning
 from ext_proc.server.outage import Outage
@@ -43,6 +44,7 @@ class Worker:
     learning: Learning
     scorers: Scorers
     memory: BatchMemory
+    content_log: ContentLog
     catalogue: CatalogueWatch | None = None  # None: the one that ships
     other_terms: tuple[Terms, ...] = ()  # about to come into force, or in force before
 
@@ -65,6 +67,12 @@ class Worker:
     def credential(self, account: str, terms: Terms | None = None) -> tuple[tuple[str, str], ...]:
         """The headers that authenticate us to this account's provider. `terms`: those the request began with."""
         return self.credentials.headers((terms or self.terms).accounts[account])
+
+    def secrets(self, target: str, terms: Terms) -> tuple[str, ...]:
+        """What authenticates us to a target's provider, as it must stand nowhere else."""
+        account = terms.accounts.get(target.partition("/")[0])
+        headers = () if account is None else self.credentials.headers(account)
+        return tuple(word for _, value in headers for word in value.split())
 
     def terms_of(self, target: str) -> Terms:
         """The terms for an attempt at this target: those in force, or others that a request may have begun with."""

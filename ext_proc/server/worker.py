@@ -31,6 +31,7 @@ from ext_proc.pricing.catalogue_file import CatalogueWatch
 from ext_proc.server.access_log import AccessLog
 from ext_proc.server.admit import Admit
 from ext_proc.server.batch_memory import BatchMemory
+from ext_proc.server.content_log import ContentLog
 from ext_proc.server.credentials import Credentials
 from ext_proc.server.health import Health
 from ext_proc.server.learning import REFRESH_SECONDS as LEARNING_SECONDS
@@ -101,6 +102,7 @@ async def serve(settings: WorkerSettings) -> None:
         chore.cancel()
     await asyncio.gather(*chores, return_exceptions=True)
     worker.outage.close()
+    await asyncio.to_thread(worker.content_log.close)
     await worker.scorers.close()
     await worker.ledger.close()
 
@@ -146,6 +148,7 @@ async def assemble(settings: WorkerSettings) -> Worker:
         metrics=metrics,
         credentials=Credentials(),
         memory=BatchMemory(ledger.read),
+        content_log=ContentLog(Path(settings.state_dir) / "content" / f"{settings.name}.jsonl", metrics),
     )
 
 

@@ -8,6 +8,7 @@
   logs/                 one bounded log per child
   envoy.yaml            the configuration Envoy runs with
   catalogue.json        the last good file of public prices (`--catalogue`)
+  content/              logged contents, where policy allows any; two bounded files per worker
   metrics/              Prometheus counters shared by the workers; emptied at each start
 ```
 

@@ -74,6 +74,7 @@ class Metrics:
         self._downgrades = self._counter(names.DOWNGRADES)
         self._scores = self._counter(names.SCORES)
         self._streams_cut = self._counter(names.STREAMS_CUT)
+        self._content_log = self._counter(names.CONTENT_LOG)
         self._ignored_headers = self._counter(names.IGNORED_HEADERS)
         self._protocol_errors = self._counter(names.PROTOCOL_ERRORS)
         self._usage_missing = self._counter(names.USAGE_MISSING)
@@ -191,6 +192,10 @@ class Metrics:
     def stream_cut(self, rule: str) -> None:
         """An answer was ended because the account of a rule is exhausted."""
         self._streams_cut.child(rule).inc()
+
+    def content_logged(self, result: str) -> None:
+        """A line for the content log was written, dropped, or failed."""
+        self._content_log.child(result).inc()
 
     def ignored_header(self, name: str) -> None:
         """An `x-tfy-*` header came that means nothing to us."""

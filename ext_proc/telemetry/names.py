@@ -139,6 +139,12 @@ STREAMS_CUT = MetricName(
     "Answers ended because an account was exhausted, by the rule that did.",
     ("rule",),
 )
+CONTENT_LOG = MetricName(
+    "tollgate_content_log",
+    Kind.COUNTER,
+    "Lines for the content log: written, dropped because too many waited, or failed.",
+    ("result",),
+)
 IGNORED_HEADERS = MetricName(
     "tollgate_ignored_headers", Kind.COUNTER, "x-tfy-* request headers that mean nothing to us.", ("name",)
 )

@@ -44,6 +44,7 @@ PINNED = {
     "tollgate_downgrades_total": ("rule",),
     "tollgate_scores_total": ("rule", "result"),
     "tollgate_streams_cut_total": ("rule",),
+    "tollgate_content_log_total": ("result",),
     "tollgate_ignored_headers_total": ("name",),
     "tollgate_protocol_errors_total": ("kind",),
     "tollgate_usage_missing_total": ("model",),
@@ -92,6 +93,7 @@ def everything_happens(metrics: Metrics, model: str = "openai-main/gpt-4o") -> N
     metrics.downgraded("search-weekly")
     metrics.scored("short-prompts", "late")
     metrics.stream_cut("search-weekly")
+    metrics.content_logged("written")
     metrics.ignored_header("x-tfy-user")
     metrics.protocol_error("unexpected_request_trailers")
     metrics.usage_missing(model)

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from ext_proc.policy.documents.tagging import CallerWhen
 from ext_proc.policy.fields import Located, Problem, optional, required
+from ext_proc.policy.patterns import pattern_problem
 from ext_proc.policy.scalars import shown
-from ext_proc.policy.terms import Batch, ErrorFormat, Settings, Unpriced
+from ext_proc.policy.terms import Batch, ContentSink, ErrorFormat, Settings, Unpriced
 
 _DEFAULTS = Settings()
 
@@ -29,6 +31,41 @@ class LedgerSettings(Located):
         maximum=128,
         example="16",
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContentLog(Located):
+    """Who may have the contents of requests and answers logged. A request is logged only where it asks for it too."""
+
+    when: CallerWhen = required("Whose requests; `{}` is everybody's.", example="{subjects: [team:search]}")
+    sink: ContentSink = optional(
+        "A `file` in the state directory, one per worker; or `stdout` of the worker, for a collector of your own.",
+        default=ContentSink.FILE,
+        example="file",
+    )
+    redact: tuple[str, ...] = optional(
+        "What is taken out beside credentials: RE2 syntax, anywhere in a text.",
+        default=(),
+        max_items=100,
+        example="['\\b4[0-9]{15}\\b']",
+    )
+    max_body_bytes: int = optional(
+        "How much of each body is kept.", default=16_384, minimum=1, maximum=65_536, example="16384"
+    )
+    max_file_bytes: int = optional(
+        "How large a file grows before it is put aside as `.1`, in place of the one before.",
+        default=16 << 20,
+        minimum=1 << 16,
+        maximum=1 << 30,
+        example="16777216",
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        """Patterns compile."""
+        for index, pattern in enumerate(self.redact):
+            problem = pattern_problem(pattern)
+            if problem:
+                yield (f"redact[{index}]", *problem)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +124,9 @@ class SettingsDocument(Located):
         "held; `refuse` all; or `allow` all, past every budget.",
         default=_DEFAULTS.batch,
         example="allow",
+    )
+    content_log: ContentLog | None = optional(
+        "Who may have contents logged; left out, no content of anybody is.", example="{when: {subjects: [team:search]}}"
     )
 
     ledger: LedgerSettings | None = optional(

@@ -103,7 +103,7 @@ class TaggingDocument(Located):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallerWhen(Located):
-    """Which callers: a trusted tag cannot depend on the model."""
+    """Which callers: what is decided by it cannot depend on the model."""
 
     subjects: tuple[str, ...] | SubjectFilters | None = optional("Who calls.", example="[team:search]")
     metadata: Mapping[str, str | tuple[str, ...]] = optional(
