@@ -106,13 +106,13 @@ async def batch(worker: Worker, log: AccessLog, requests: int) -> float:
     for _ in range(requests // IN_FLIGHT):
         streams = [Exchange(messages) for _ in range(IN_FLIGHT)]
         started = time.process_time()
-        await asyncio.gather(*(admit.serve(stream) for stream in streams))  # type: ignore[arg-type]
+        await asyncio.gather(*(admit.serve(stream) for stream in streams))
         used += time.process_time() - started
         records = service_pb.StreamAccessLogsMessage()
         records.http_logs.log_entry.extend(end_record(stream.written[-1]) for stream in streams)
         raw = records.SerializeToString()
         started = time.process_time()
-        await log.serve(Exchange([partial(service_pb.StreamAccessLogsMessage.FromString, raw)]))  # type: ignore[arg-type]
+        await log.serve(Exchange([partial(service_pb.StreamAccessLogsMessage.FromString, raw)]))
         await worker.settler.drain()
         used += time.process_time() - started
     return used

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
 import pytest
 
@@ -46,6 +47,9 @@ class World:
     def verify(self, key: str) -> KeyRecord | Wrong:
         """What a worker says of a key, with what it knows."""
         return Identities.of(policy(""), self.directory.records, SERVER_SECRET).verify(key, self.now_us)
+
+
+NO_KEY = Refusal(RefusalType.UNAUTHENTICATED, HTTPStatus.UNAUTHORIZED, "", "", {"reason": "no_key"})
 
 
 @asynccontextmanager
@@ -189,14 +193,14 @@ def test_a_silent_redis_changes_nothing(redis_url: str) -> None:
         made = await world.administration.create_key({"user": "ada"}, "x")
         await world.directory.refresh()
         world.silent = True
-        world.directory.note_refusal(Refusal(RefusalType.UNAUTHENTICATED, 401, "", "", {"reason": "no_key"}))  # type: ignore[arg-type]
+        world.directory.note_refusal(NO_KEY)
         assert not await world.directory.refresh()
         await world.directory.append_refusals("w0")
         assert world.verify(made.text) == made.record
         with pytest.raises(IdentityStoreError):
             await world.administration.create_key({"user": "bob"}, "x")
         world.silent = False
-        world.directory.note_refusal(Refusal(RefusalType.UNAUTHENTICATED, 401, "", "", {"reason": "no_key"}))  # type: ignore[arg-type]
+        world.directory.note_refusal(NO_KEY)
         await world.directory.append_refusals("w0")
         (newest, *_) = await world.administration.audit(1)
         assert (newest["event"], newest["reason"], newest["count"]) == ("authentication_refused", "no_key", 2)
