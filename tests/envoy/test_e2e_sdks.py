@@ -132,15 +132,15 @@ def test_a_compressed_request_is_refused_and_costs_nothing(gateway: Gateway) -> 
     assert gateway.account("per-cost-center")["held"] == 0
 
 
-def test_a_batch_is_refused_before_its_body_is_sent(gateway: Gateway) -> None:
-    """The OpenAI SDK is told why, and what would open the way."""
+def test_a_batch_that_cannot_be_held_is_refused_before_its_body_is_sent(gateway: Gateway) -> None:
+    """The OpenAI SDK, handing in a batch's file part by part, is told why, and what would open the way."""
     with (
         openai.OpenAI(
             base_url=f"{gateway.stack.listen}/v1", api_key="k", default_headers=gateway.headers(), max_retries=0
         ) as client,
         pytest.raises(openai.PermissionDeniedError, match="neither held nor charged"),
     ):
-        client.batches.create(completion_window="24h", endpoint="/v1/chat/completions", input_file_id="file-1")
+        client.uploads.create(bytes=10, filename="batch.jsonl", mime_type="application/jsonl", purpose="batch")
 
 
 def anonymous(answer: httpx.Response) -> bytes:
