@@ -30,6 +30,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from ext_proc.ledger.errors import ScriptUnknownError, StoreError, StoreUnreachableError
 
 Word = bytes | str | int
+RunCommand = Callable[..., Awaitable[object]]
+"""Runs one Redis command; raises StoreError where Redis does not answer."""
+
 Reply = asyncio.Future[object]
 
 

@@ -7,10 +7,10 @@ changed with everything stopped.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
 from ext_proc.ledger import keys
+from ext_proc.ledger.channel import RunCommand
 from ext_proc.ledger.errors import LayoutError
 from ext_proc.ledger.realms import Realms
 
@@ -18,9 +18,6 @@ CLAIM_SECONDS: Final = 30
 """How long a claim stands without being renewed."""
 
 RENEW_SECONDS: Final = 10.0
-
-RunCommand = Callable[..., Awaitable[object]]
-"""Runs one Redis command; raises StoreError where Redis does not answer."""
 
 _KEY: Final = f"{keys.prefix(keys.DEFAULT_REALM)}layout"
 

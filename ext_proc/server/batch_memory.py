@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from typing import Final
 
@@ -17,15 +16,13 @@ from ext_proc.batches.ticket import REMEMBERED_MS
 from ext_proc.exchange.effects import Recall, Remember
 from ext_proc.exchange.events import Recalled
 from ext_proc.ledger import keys
+from ext_proc.ledger.channel import RunCommand
 from ext_proc.ledger.errors import StoreError
 
 _LOG = logging.getLogger(__name__)
 _DIGEST_BYTES: Final = 16
 _TRIES: Final = 3
 _PAUSE_SECONDS: Final = 0.1
-
-RunCommand = Callable[..., Awaitable[object]]
-"""Runs one Redis command; raises StoreError where Redis does not answer."""
 
 
 class BatchMemory:

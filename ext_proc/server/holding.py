@@ -15,8 +15,6 @@ async def ask_hold(worker: Worker, ask: AskHold) -> HoldReply:
     reply = await worker.ledger.hold(ask.request)
     seconds = time.perf_counter() - started
     worker.metrics.ledger_call(operation="hold", code=reply.code.value, seconds=seconds)
-    if reply.code is not Code.UNAVAILABLE:
-        return reply
-    if (kept := worker.outage.admit(ask.request, ask.on_store_failure)) is not None:
-        return kept
+    if reply.code is Code.UNAVAILABLE:
+        return worker.outage.admit(ask.request, ask.on_store_failure) or reply
     return reply

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final, cast
 
@@ -24,6 +24,7 @@ from ext_proc.exchange.calibration import NOTHING, NOTHING_LEARNED, Calibration,
 from ext_proc.exchange.effects import Resolve
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.ledger import keys
+from ext_proc.ledger.channel import RunCommand
 from ext_proc.ledger.errors import StoreError
 
 REFRESH_SECONDS: Final = 3.0
@@ -39,9 +40,6 @@ OBSERVATIONS_MAX: Final = 10_000
 
 _EXPIRE_SECONDS: Final = 2 * GENERATION_SECONDS + 600
 _DIGEST_BYTES: Final = 12
-
-RunCommand = Callable[..., Awaitable[object]]
-"""Runs one Redis command; raises StoreError where Redis does not answer."""
 
 
 def _name(key: Key, generation: int) -> str:

@@ -14,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, cast
 
 from ext_proc.exchange.effects import Resolve
 from ext_proc.exchange.events import EndRecord
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.ledger import keys
+from ext_proc.ledger.channel import RunCommand
 from ext_proc.ledger.errors import StoreError
 from ext_proc.ledger.interface import Basis
 from ext_proc.routing.health import KEPT_SECONDS, SLICE_SECONDS, Counts, Health, is_failure, ttft_class
@@ -37,9 +38,6 @@ _FIGURES: Final = {
     "o": "output_tokens",
 }
 _CLASS: Final = "c"
-
-RunCommand = Callable[..., Awaitable[object]]
-"""Runs one Redis command; raises StoreError where Redis does not answer."""
 
 
 def _key(number: int) -> str:
