@@ -14,6 +14,7 @@ one server has: calls that arrive together leave together, and no retries but ou
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -41,6 +42,7 @@ def open_channel(url: str, realm: str, connect_timeout_ms: int) -> Channel:
     options: dict[str, Any] = {
         "protocol": 2,
         "socket_connect_timeout": connect_timeout_ms / 1000,
+        "socket_timeout": None,  # deadlines are ours; the library's costs a task per send, in which 3.11 loses a cancel
         "retry": Retry(NoBackoff(), 0),  # retries are ours: a library's may run a script twice unasked
     }
     match parts.scheme.removeprefix("redis").removeprefix("s"):
@@ -108,12 +110,18 @@ def _by_way_of(
     asking: dict[str, Any],
     then: dict[str, Any],
 ) -> Connect:
-    """Ask one seed after the other where to go; an empty host in the answer is the seed's own."""
+    """Ask one seed after the other where to go; an empty host in the answer is the seed's own.
+
+    Each connection begins with another seed: one that never answers, until the caller gives up, holds up one attempt.
+    """
+    waiting = deque(seeds)
     kind = redis_asyncio.SSLConnection if parts.scheme.startswith("rediss") else redis_asyncio.Connection
 
     async def connect() -> AbstractConnection:
         failure: Exception = RedisConnectionError("nobody to ask")
-        for seed_host, seed_port in seeds:
+        for _ in seeds:
+            seed_host, seed_port = waiting[0]
+            waiting.rotate(-1)
             seed = kind(host=seed_host, port=seed_port, **asking)
             try:
                 host, port = await find(seed)

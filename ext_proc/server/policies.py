@@ -63,7 +63,8 @@ async def watch_policies(worker: Worker, asked: asyncio.Event) -> None:
     report(worker)
     while True:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asked.wait(), POLL_SECONDS)
+            async with asyncio.timeout(POLL_SECONDS):  # not wait_for: in Python 3.11 it may lose a cancel
+                await asked.wait()
         force = asked.is_set()
         asked.clear()
         await _watch_catalogue(worker, force=force)

@@ -120,9 +120,6 @@ async def assemble(settings: WorkerSettings) -> Worker:
         await claim(ledger.read, snapshot.settings.realms)
     except StoreError:
         _LOG.warning("Redis does not answer yet: whether others split the ledger alike is asked again")
-    except LayoutError:
-        await ledger.close()
-        raise
     outage = Outage(ledger, metrics, own_dir)
     secret = server_secret(Path(settings.state_dir))
     directory = Directory(IdentityStore(ledger.read, secret))

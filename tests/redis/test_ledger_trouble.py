@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+import uvloop
 
 from ext_proc.ledger import ids
 from ext_proc.ledger.connections import open_channel
@@ -366,3 +367,23 @@ def test_requests_measure_counts_what_reached_the_provider(redis_url: str) -> No
             assert await balance(ledger) == (1, 0)
 
     asyncio.run(run())
+
+
+def test_connection_closes_at_any_turn_of_a_send(redis_url: str) -> None:
+    """Closing while a command is on its way ends the connection: no turn of the loop loses the cancelling."""
+
+    async def run(turns: int) -> None:
+        channel = open_channel(redis_url, "0", 1_000)
+        await channel.call("PING")
+        on_its_way = channel.call("PING")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing = asyncio.create_task(channel.close())
+        await asyncio.wait([closing], timeout=10)
+        assert closing.done()
+        await asyncio.wait([on_its_way])
+        on_its_way.exception()
+
+    for turns in range(12):
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(turns))
