@@ -29,6 +29,10 @@ class StoreUnreachableError(StoreError):
     """The connection broke, or could not be made. Inside the ledger only, as `StoreError`."""
 
 
+class StoreTimeoutError(StoreUnreachableError):
+    """Redis was asked and did not answer in time."""
+
+
 class ScriptUnknownError(StoreError):
     """Redis does not have the script (it restarted, failed over or was told to forget): send it again."""
 

@@ -33,8 +33,7 @@ class LedgerOptions:
     """How a worker talks to Redis.
 
     `deadline_ms` must stay well below Envoy's `message_timeout` of 2 s: a hold may ask three times. It runs from the
-    moment a call is made, so it must also stay above the time a burst of requests keeps the worker's own loop busy: at
-    100 ms, two hundred requests at once on a loaded machine were answered as if Redis were gone.
+    moment a call is made, and longer by as much as the event loop is late to notice its end.
     """
 
     realm: str = DEFAULT_REALM

@@ -387,3 +387,24 @@ def test_connection_closes_at_any_turn_of_a_send(redis_url: str) -> None:
     for turns in range(12):
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(turns))
+
+
+def test_answer_that_a_busy_loop_reads_late_is_an_answer(redis_url: str) -> None:
+    """Redis answered in time while this process was elsewhere: the hold stands, and Redis is not blamed."""
+
+    def keep_busy() -> None:
+        time.sleep(3 * HASTY.deadline_ms / 1000)
+
+    async def run() -> None:
+        async with connected(redis_url, HASTY) as ledger:
+            for number in range(5):
+                holding = asyncio.create_task(ledger.hold(new_hold(ledger, number)))
+                for _ in range(number):
+                    await asyncio.sleep(0)  # the call is as far on its way as that many turns take it
+                keep_busy()
+                assert (await holding).code is Code.HELD
+            assert ledger.counters.timeouts == 0
+
+    for new_loop in (asyncio.new_event_loop, uvloop.new_event_loop):
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(run())
