@@ -23,13 +23,13 @@ _GRANTED = frozenset({Code.HELD, Code.EXISTS})
 _SAID_BEFORE = (
     Code.UNAVAILABLE,
     Code.REFUSED,
-    Code.ALREADY_RESOLVED,
     Code.EXISTS_WITH_DIFFERENT_AMOUNT,
+    Code.ALREADY_RESOLVED,
     Code.EXISTS,
     Code.TOO_OLD,
 )
-"""What one realm has said of an id before, the answer that prevails over what others say first. A refusal prevails over
-the tombstones of parts that were taken back because of it."""
+"""What one realm has said of an id before, the answer that prevails over what others say first. A refusal, and a hold that
+stands, prevail over tombstones elsewhere: of parts taken back, or of a settle that came before its hold was restored."""
 
 
 class SpanningHold:

@@ -26,6 +26,7 @@ from ext_proc.ledger.interface import (
     Posting,
     Resolution,
 )
+from ext_proc.ledger.outage import admitted
 from ext_proc.ledger.realms import Realms
 from ext_proc.ledger.realms_ledger import RealmsLedger
 from ext_proc.ledger.redis_ledger import RedisLedger
@@ -202,6 +203,22 @@ def test_extension_is_bounded_by_every_realm(own_redis: str) -> None:
             for realm in REALMS.names:
                 await split._stores[realm].read("FLUSHALL")
             await move_clocks(split, TestClock())
+        await split.close()
+
+    asyncio.run(run())
+
+
+def test_restored_hold_is_not_taken_for_the_tombstones_around_it(own_redis: str) -> None:
+    """A settle that came before its hold entombed the id in every realm; what is restored in one stands all the same."""
+
+    async def run() -> None:
+        split = await split_on_test_clock(own_redis, TestClock())
+        await split.resolve(settle(hold_id(1), 30))
+        posting = Posting(tenant_spec(0, 1, 500), deciding=True, fixed=100)
+        request = HoldRequest(hold_id(1), (one_plan(posting),), LEASE_MS)
+        assert (await split.restore(admitted(request, 0, 0))).code is Code.HELD
+        other = replace(request, plans=(*request.plans, one_plan(target="other/model")))
+        assert (await split.hold(other)).code is Code.EXISTS_WITH_DIFFERENT_AMOUNT
         await split.close()
 
     asyncio.run(run())
