@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from ext_proc.ledger import ids, keys
 from ext_proc.ledger.connections import open_channel
@@ -14,15 +14,18 @@ from ext_proc.ledger.interface import (
     AccountSpec,
     Basis,
     Charge,
+    HoldReply,
     HoldRequest,
     Measure,
     Period,
     Plan,
     Posting,
     Resolution,
+    Stamp,
     Window,
     WindowKind,
 )
+from ext_proc.ledger.memory import MemoryLedger
 from ext_proc.ledger.options import LedgerOptions
 from ext_proc.ledger.redis_ledger import RedisLedger
 from ext_proc.ledger.scripts import load_scripts
@@ -119,6 +122,83 @@ def settle(hold: str, cost: int, *, basis: Basis = Basis.REPORTED, requests: int
 def release(hold: str, *, requests: int = 0) -> Resolution:
     """A release."""
     return Resolution(hold, Charge(requests=requests), Basis.RELEASED)
+
+
+def without_epoch(answer: Any) -> Any:
+    """An answer without what the model cannot know: which life of Redis gave it."""
+    stamp = getattr(answer, "stamp", None)
+    return answer if stamp is None else replace(answer, stamp=Stamp(stamp.redis_us, "", stamp.seq))
+
+
+async def snapshot(ledger: RedisLedger) -> dict[bytes, object]:
+    """Every key with its value."""
+
+    async def value(key: bytes) -> object:
+        if await ledger.read("TYPE", key) == b"hash":
+            words = cast("list[bytes]", await ledger.read("HGETALL", key))
+            return sorted(zip(words[::2], words[1::2], strict=True))  # a hash has no order of its own
+        return await ledger.read("DUMP", key)
+
+    return {key: await value(key) for key in sorted(await all_keys(ledger))}
+
+
+@dataclass
+class Pair:
+    """The model and Redis, asked the same: every answer, and the books after it, must be equal."""
+
+    model: MemoryLedger
+    redis: RedisLedger
+    clock: TestClock
+    count: int = 0
+
+    async def ask(self, method: str, *arguments: object) -> Any:
+        """The answer of both."""
+        expected = await getattr(self.model, method)(*arguments)
+        actual = await getattr(self.redis, method)(*arguments)
+        assert without_epoch(expected) == without_epoch(actual), self.redis.last_error
+        await self._compare_books()
+        return expected
+
+    async def hold(self, *postings: Posting, **other: Any) -> HoldReply:
+        """Ask for a new hold, of one plan unless `plans` has others; its id is `last` then."""
+        self.count += 1
+        request = HoldRequest(self.last, (one_plan(*postings),), LEASE_MS)
+        reply: HoldReply = await self.ask("hold", replace(request, **other))
+        return reply
+
+    async def spend(self, spec: AccountSpec, amount: int, tags: tuple[tuple[str, str], ...] = ()) -> None:
+        """Hold nothing, settle the amount."""
+        await self.hold(Posting(spec, deciding=False, fixed=0), series=tags)
+        await self.ask("resolve", settle(self.last, amount))
+
+    @property
+    def last(self) -> str:
+        """The id of the newest hold, as long as time has not moved."""
+        return hold_id(self.count, self.clock())
+
+    async def move(self, step_us: int) -> None:
+        """Time passes."""
+        self.clock.now_us += step_us
+        await set_clock(self.redis, self.clock)
+
+    async def _compare_books(self) -> None:
+        for method, arguments in (("open_holds", {}), ("balances", {"rule": None, "limit": 100, "cursor": ""})):
+            expected, actual = [await getattr(book, method)(**arguments) for book in (self.model, self.redis)]
+            assert expected == actual
+        assert await self.model.journal(100) == await self.redis.journal(100)
+        told = [await book.alerts("", 100) for book in (self.model, self.redis)]
+        assert [replace(alert, id="") for alert in told[0]] == [replace(alert, id="") for alert in told[1]]
+
+
+@asynccontextmanager
+async def pair(url: str) -> AsyncIterator[Pair]:
+    """A model and an empty Redis on one clock."""
+    clock = TestClock()
+    ledger = await on_test_clock(url, clock)
+    try:
+        yield Pair(MemoryLedger(clock), ledger, clock)
+    finally:
+        await ledger.close()
 
 
 class DroppingProxy:

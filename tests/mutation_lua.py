@@ -1,10 +1,14 @@
 """Break each line of the ledger's Lua in turn and see whether a test notices.
 
-    ./dev test --mutation [--fresh] [file.lua …]        all scripts without a name
+    ./dev test --mutation [--fresh] [--quick] [--every-way] [file.lua …]        all scripts without a name
 
-A line is broken by leaving it out or, where the script then no longer compiles, by turning an operator or a number. The
-quick tests run first and stop at the first failure, the stateful test for what survives them. Each broken script is
-tried in a process of its own, forked from one that has everything loaded, so that most cost a second.
+A line is broken by leaving it out or, where the script then no longer compiles, by turning an operator or a number;
+with `--every-way` it is broken in each of these ways in turn. The quick tests run first, the stateful tests for what
+survives them, unless `--quick` leaves them out.
+
+Tests are collected once, and pass once as the scripts are. Each broken script is then tried in a process forked from
+there, with the same Redis, up to the first test that fails; those that noticed most in the same script are asked first.
+So most cost less than a second.
 
 What is found is kept in `.mutation/`. A second run goes on where the first stopped: it takes what a test has noticed
 as noticed until that script's text changes, and tries survivors again. Survivors that change nothing anybody could see
@@ -13,12 +17,15 @@ are listed below with the reason; any other makes the exit status 1.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import signal
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,16 +40,26 @@ import pytest  # noqa: E402 - the path comes first when run as a script
 from ext_proc.ledger import scripts  # noqa: E402
 from tests.conftest import RedisServer, running_redis  # noqa: E402
 
+OPTIONS = ("--fresh", "--quick", "--every-way")
 LUA = ROOT / "ext_proc/ledger/lua"
 FOUND = ROOT / ".mutation/found.jsonl"
 QUICK = (
     "tests/redis/test_ledger_tables.py",
     "tests/redis/test_ledger_effects.py",
+    "tests/redis/test_ledger_edges.py",
+    "tests/redis/test_ledger_realm_parts.py",
     "tests/redis/test_ledger_upkeep.py",
+    "tests/redis/test_ledger_outage.py",
     "tests/redis/test_ledger_trouble.py",
 )
-SLOW = ("tests/property/test_ledger_machine.py",)
-PYTEST = ("-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", "-m", "not crash")
+SLOW = (
+    "tests/property/test_ledger_machine.py",
+    "tests/property/test_ledger_realms.py",
+    "tests/property/test_ledger_torn.py",
+)
+PYTEST = ("-q", "-p", "no:cacheprovider", "--capture=no", f"--rootdir={ROOT}", "-m", "not crash", "-k", "not memory")
+"""What a test asks of the model alone no script can change."""
+
 EQUIVALENT: dict[tuple[str, str], str] = {}
 """(script, line) whose absence or turn changes nothing that can be seen, and why."""
 STRUCTURE = re.compile(r"^\s*(end[),]*|else|\}|\)|\),|\{|return|--.*)?$")
@@ -82,18 +99,21 @@ class Mutant:
 
 
 def ways_to_break(line: str) -> Iterator[str]:
-    """The crudest first."""
+    """The crudest first. What a comment says is left alone."""
+    code = line.partition(" --")[0]
     yield ""
     for old, new in TURNS:
-        if old in line:
-            yield line.replace(old, new, 1)
-    number = re.search(r"\d+", line)
+        if old in code:
+            yield code.replace(old, new, 1)
+    number = re.search(r"\d+", code)
     if number:
-        yield line[: number.start()] + str(int(number.group()) + 1) + line[number.end() :]
+        yield code[: number.start()] + str(int(number.group()) + 1) + code[number.end() :]
 
 
-def mutants(server: RedisServer, path: Path) -> Iterator[Mutant]:
-    """One for each line of a script that can be broken and still compiles: a script that does not is noticed anyway."""
+def mutants(server: RedisServer, path: Path, *, every_way: bool) -> Iterator[Mutant]:
+    """Each line of a script broken in the first way that still compiles, or in every one: a script that does not is
+    noticed anyway.
+    """
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
     for index, line in enumerate(lines):
@@ -104,7 +124,8 @@ def mutants(server: RedisServer, path: Path) -> Iterator[Mutant]:
             if compiles(server, path.stem, source):
                 key = hashlib.sha256(f"{path.name}\n{index}\n{broken}\n{text}".encode()).hexdigest()[:16]
                 yield Mutant(path.stem, index + 1, line, broken, source, key)
-                break
+                if not every_way:
+                    break
 
 
 def compiles(server: RedisServer, part: str, source: str) -> bool:
@@ -121,9 +142,66 @@ def replace_part(patch: pytest.MonkeyPatch, part: str, source: str) -> None:
     patch.setattr(scripts, "_read", lambda name: source if name == part else read(name))
 
 
-def passes(mutant: Mutant | None, tests: tuple[str, ...]) -> bool:
-    """Whether these tests all pass with it, in a process of their own. Its time is ample: a busy machine is no test."""
+class Trials:
+    """A pytest plugin that runs the collected tests once as the scripts are, then against each broken script."""
+
+    def __init__(self, tried: list[Mutant], *, confirm: bool) -> None:
+        self.survivors: list[Mutant] = []
+        self.failed = ""  # the test that fails without any fault, or why nothing was collected
+        self._tried = tried
+        self._confirm = confirm
+        self._seconds: dict[str, float] = {}
+        self._noticed: Counter[tuple[str, str]] = Counter()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Instead of running each test once."""
+        if session.testsfailed or not session.items:
+            self.failed = "collecting the tests"
+            return True
+        for item, following in zip(session.items, [*session.items[1:], session.items[0]], strict=True):
+            started = time.monotonic()
+            session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            self._seconds[item.nodeid] = time.monotonic() - started
+            if session.testsfailed:
+                self.failed = item.nodeid
+                return True
+        for count, mutant in enumerate(self._tried, 1):
+            by = self._noticed_by(mutant, session)
+            if by:
+                self._noticed[mutant.part, by] += 1
+                with FOUND.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"key": mutant.key, "mutant": str(mutant), "by": by}) + "\n")
+            else:
+                self.survivors.append(mutant)
+            told = f"noticed by {by.rpartition('/')[2]}" if by else "survived"
+            sys.stdout.write(f"{count}/{len(self._tried)} {told} {mutant}\n")
+            sys.stdout.flush()
+        return True
+
+    def _noticed_by(self, mutant: Mutant, session: pytest.Session) -> str:
+        """The test that notices, or nothing. It must pass with the script as it is, and fail again, so that it did not
+        fail for another reason.
+        """
+        items = sorted(session.items, key=lambda item: (-self._noticed[mutant.part, item.nodeid], self._cost(item)))
+        while items:
+            by = first_to_fail(session, items, mutant)
+            if not by or not self._confirm:
+                return by
+            again = [item for item in items if item.nodeid == by]
+            if not first_to_fail(session, again, None) and first_to_fail(session, again, mutant):
+                return by
+            items = items[items.index(again[0]) + 1 :]
+        return ""
+
+    def _cost(self, item: pytest.Item) -> float:
+        return self._seconds[item.nodeid]
+
+
+def first_to_fail(session: pytest.Session, items: list[pytest.Item], mutant: Mutant | None) -> str:
+    """Run these tests in a process forked from here, up to the first that fails, whose name is answered."""
     sys.stdout.flush()
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.setsid()  # with the servers it starts it is ended as one
@@ -132,13 +210,19 @@ def passes(mutant: Mutant | None, tests: tuple[str, ...]) -> bool:
         os.dup2(null, 2)
         if mutant is not None:
             replace_part(pytest.MonkeyPatch(), mutant.part, mutant.source)
-        os._exit(int(pytest.main([*PYTEST, "-x", "--timeout=900", *tests])))
+        for item in items:
+            session.config.hook.pytest_runtest_protocol(item=item, nextitem=items[0])
+            if session.testsfailed:
+                os.write(writing, item.nodeid.encode())
+                os._exit(1)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        told = pipe.read().decode()
     _, status = os.waitpid(child, 0)
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:
-        return status == 0
-    return status == 0
+    return told or ("" if status == 0 else items[0].nodeid)
 
 
 def noticed_before() -> set[str]:
@@ -152,7 +236,7 @@ def main(arguments: list[str]) -> int:
     """Go through the scripts; whether an unexplained mutant survived decides the exit status."""
     if "--fresh" in arguments:
         FOUND.unlink(missing_ok=True)
-    names = [argument for argument in arguments if argument != "--fresh"]
+    names = [argument for argument in arguments if argument not in OPTIONS]
     unknown = [name for name in names if not (LUA / name).is_file()]
     if unknown:
         sys.stderr.write(
@@ -162,29 +246,20 @@ def main(arguments: list[str]) -> int:
     os.chdir(ROOT)
     FOUND.parent.mkdir(exist_ok=True)
     noticed = noticed_before()
-    pytest.main([*PYTEST, "--collect-only", "-qq", *QUICK, *SLOW])  # so that the forked have it all loaded
-    if not passes(None, QUICK):
-        sys.stderr.write("the quick tests fail as the scripts are: nothing can be told of broken ones\n")
-        return 2
     with running_redis("--save", "") as server:
         paths = sorted(path for path in LUA.iterdir() if not names or path.name in names)
-        every = [mutant for path in paths for mutant in mutants(server, path)]
-    survivors = left_by(QUICK, [mutant for mutant in every if mutant.key not in noticed])
-    return report(len(every), left_by(SLOW, survivors))
-
-
-def left_by(tests: tuple[str, ...], tried: list[Mutant]) -> list[Mutant]:
-    """Those that these tests do not notice. What they notice is written down at once."""
-    survivors = []
-    for count, mutant in enumerate(tried, 1):
-        survived = passes(mutant, tests)
-        if survived:
-            survivors.append(mutant)
-        else:
-            with FOUND.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": mutant.key, "mutant": str(mutant)}) + "\n")
-        sys.stdout.write(f"{count}/{len(tried)} {'survived' if survived else 'noticed'} {mutant}\n")
-    return survivors
+        every = [mutant for path in paths for mutant in mutants(server, path, every_way="--every-way" in arguments)]
+    survivors = [mutant for mutant in every if mutant.key not in noticed]
+    stages = ((QUICK, 120, True), (SLOW, 1_800, False))
+    for tests, seconds, confirm in stages[:1] if "--quick" in arguments else stages:
+        trials = Trials(survivors, confirm=confirm)
+        if survivors:
+            pytest.main([*PYTEST, f"--timeout={seconds}", *tests], plugins=[trials])
+        if trials.failed:
+            sys.stderr.write(f"fails with the scripts as they are, so that nothing can be told: {trials.failed}\n")
+            return 2
+        survivors = trials.survivors
+    return report(len(every), survivors)
 
 
 def report(count: int, survivors: list[Mutant]) -> int:

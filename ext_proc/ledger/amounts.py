@@ -42,8 +42,6 @@ def largest_output(posting: Posting, room: int, output_min: int, output_max: int
     asked = amount(posting, output_max)
     if asked == 0 or asked <= room:
         return output_max
-    if room < saturated(posting.fixed) or not rate(posting):
-        return output_min
     affordable = (room - saturated(posting.fixed)) * 1000 // rate(posting)
     return min(max(affordable, output_min), output_max)
 

@@ -39,14 +39,13 @@ from ext_proc.ledger.interface import (
     Plan,
     Posting,
     Resolution,
-    Stamp,
     Window,
     WindowKind,
 )
 from ext_proc.ledger.memory import MemoryLedger
 from ext_proc.ledger.outage import admitted
 from tests.conftest import running_redis
-from tests.ledger_kit import DAY_US, LEASE_MS, SECOND_US, TestClock, on_test_clock, set_clock
+from tests.ledger_kit import DAY_US, LEASE_MS, SECOND_US, TestClock, on_test_clock, set_clock, without_epoch
 
 pytestmark = pytest.mark.redis
 
@@ -395,12 +394,6 @@ def tags() -> st.SearchStrategy[tuple[tuple[str, str], ...]]:
 def charges() -> st.SearchStrategy[Charge]:
     """Small charges, often above what was held."""
     return st.builds(Charge, st.integers(0, 400), st.integers(0, 200), st.integers(0, 200), st.integers(0, 1))
-
-
-def without_epoch(answer: Any) -> Any:
-    """An answer without what the model cannot know: which life of Redis gave it."""
-    stamp = getattr(answer, "stamp", None)
-    return answer if stamp is None else replace(answer, stamp=Stamp(stamp.redis_us, "", stamp.seq))
 
 
 @pytest.fixture(scope="module")

@@ -209,7 +209,7 @@ def test_extension_is_bounded_by_every_realm(own_redis: str) -> None:
 
 
 def test_restored_hold_is_not_taken_for_the_tombstones_around_it(own_redis: str) -> None:
-    """A settle that came before its hold entombed the id in every realm; what is restored in one stands all the same."""
+    """A settle that came before its hold entombed the id in every realm; what is restored in one stands."""
 
     async def run() -> None:
         split = await split_on_test_clock(own_redis, TestClock())

@@ -120,7 +120,6 @@ local function post(posting, held, spent)
     return nil
   end
   if slot then
-    forget(a, period)
     local amounts = redis.call('HMGET', a.key, 'h' .. text(slot), 's' .. text(slot))
     if slot <= now - period or not amounts[1] then
       return nil

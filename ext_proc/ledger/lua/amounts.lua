@@ -11,15 +11,13 @@ local function amount(posting, output)
   return saturate(posting.fixed + (output - rest) / 1000 * posting.milli + part)
 end
 
+-- The largest output from least to most whose amount fits. The caller has checked that of the least.
 local function largest_output(posting, room, least, most)
   local asked = amount(posting, most)
   if asked == 0 or asked <= room then
     return most
   end
   local free = room - posting.fixed
-  if free < 0 or posting.milli == 0 then
-    return least
-  end
   local rest = math.fmod(free, posting.milli)
   local part = rest * 1000
   local affordable = (free - rest) / posting.milli * 1000 + (part - math.fmod(part, posting.milli)) / posting.milli

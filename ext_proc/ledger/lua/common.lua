@@ -29,13 +29,9 @@ end
 local kept_clock = redis.call('HMGET', CLOCK, 'us', 'epoch', 'seq')
 local now = server_us()
 local seen = figure(kept_clock[1], 'clock')
-local stepped = false
-if now < seen then
-  if seen - now <= STEP_BACK_US then
-    now = seen
-  else
-    stepped = true
-  end
+local stepped = seen - now > STEP_BACK_US
+if not stepped then
+  now = math.max(now, seen)
 end
 local epoch = kept_clock[2] or ''
 local seq = figure(kept_clock[3], 'seq')

@@ -17,7 +17,7 @@ end
 -- Tell each threshold that the spend has passed, once per window: `crossed` remembers the highest.
 local function alert(a)
   local cap = tonumber(a.cap)
-  if cap == 0 or not a.thresholds then
+  if cap == 0 then
     return
   end
   local before = a.crossed
@@ -42,7 +42,7 @@ end
 local function rearm(a)
   local cap = tonumber(a.cap)
   local reached = 0
-  for word in string.gmatch(a.thresholds or '', '%d+') do
+  for word in string.gmatch(a.thresholds, '%d+') do
     if a.spent >= share(cap, tonumber(word)) then
       reached = math.max(reached, tonumber(word))
     end
@@ -117,7 +117,6 @@ local function top_consumer(a, tags)
       return { tag, string.sub(best, #start + 1), text(amounts[best]) }
     end
   end
-  return nil
 end
 
 local function record_period(name, length, keep_us, series, cost, tokens)

@@ -46,13 +46,12 @@ local function refused_because(posting, a, spec, asked)
   if a.spent + a.held + asked > spec.cap then
     return 'contended'
   end
-  return nil
 end
 
--- When a sliding window will have forgotten enough for the refused amount.
+-- When a sliding window will have forgotten enough for the refused amount; nil if that never happens.
 local function enough_forgotten(a, spec, asked, because)
   if because ~= 'spent' and because ~= 'contended' then
-    return NEVER
+    return nil
   end
   local total = a.spent + a.held + asked
   local slots = redis.call('ZRANGEBYSCORE', a.slots, '(' .. text(now - a.period), '+inf')
@@ -63,13 +62,12 @@ local function enough_forgotten(a, spec, asked, because)
       return text(tonumber(slot) + a.period)
     end
   end
-  return NEVER
 end
 
 local function first_forgotten(a, slot)
   local oldest = redis.call('ZRANGEBYSCORE', a.slots, '(' .. text(now - a.period), '+inf', 'LIMIT', 0, 1)
   local first = slot
-  if a.generation and not a.stale and oldest[1] then
+  if a.generation and oldest[1] then
     first = math.min(tonumber(oldest[1]), slot)
   end
   return text(first + a.period)
@@ -92,7 +90,6 @@ end
 
 -- The rule may have been edited since the account began.
 local function refresh_rule(a, spec)
-  local latches = spec.latch and '1' or '0'
   if not a.generation then
     return
   end
@@ -105,7 +102,7 @@ local function refresh_rule(a, spec)
     end
   end
   if a.latches ~= spec.latch then
-    write('HSET', a.key, 'latch', latches)
+    write('HSET', a.key, 'latch', spec.latch and '1' or '0')
   end
 end
 
@@ -115,16 +112,11 @@ local function begin(a, spec)
     return
   end
   if a.stale then
-    write('DEL', a.key, top_key(a))
-    if a.slots then
-      write('DEL', a.slots)
-    end
+    write('DEL', a.key, a.slots or top_key(a))
   end
   a.generation = text(seq + 1)
-  a.cap = text(spec.cap)
-  a.thresholds = spec.thresholds
   write(
-    'HSET', a.key, 'gen', a.generation, 'cap', a.cap, 'meta', spec.meta, 'spent', '0', 'held', '0',
+    'HSET', a.key, 'gen', a.generation, 'cap', text(spec.cap), 'meta', spec.meta, 'spent', '0', 'held', '0',
     'thr', spec.thresholds, 'latch', spec.latch and '1' or '0'
   )
 end
@@ -250,7 +242,6 @@ local function repeated()
   if minted_us(ID) < now - ask.keep_us then
     return { 'too_old' }
   end
-  return nil
 end
 
 -- Whether every account that the plan waits for has spent enough.
@@ -300,7 +291,7 @@ for _, spec in ipairs(ask.accounts) do
     return reply('window_stale')
   end
 end
-redis.call('ZSCORE', LEASES, ID) -- only to find a key of another type before the first write
+redis.call('ZSCORE', leases_of({ [5] = ask.context }), ID) -- only to find a key of another type before the first write
 if ask.previous then
   local _, leases = resolve(ask.previous, ask.keep_us)
   if #writes > 0 then

@@ -10,9 +10,7 @@ for i = 2, #ARGV do
   end
   if lease then
     found = true
-    if tonumber(lease) < until_us then
-      write('ZADD', leases, 'XX', text(until_us), ARGV[i])
-    end
+    write('ZADD', leases, 'GT', text(until_us), ARGV[i])
   end
 end
 if found then
