@@ -28,8 +28,11 @@ _SAID_BEFORE = (
     Code.EXISTS,
     Code.TOO_OLD,
 )
-"""What one realm has said of an id before, the answer that prevails over what others say first. A refusal, and a hold that
-stands, prevail over tombstones elsewhere: of parts taken back, or of a settle that came before its hold was restored."""
+"""What one realm has said of an id before, the answer that prevails over what others say first.
+
+A refusal, and a hold that stands, prevail over tombstones elsewhere: of parts that were taken back because of it, or of
+a settle that came before its hold was restored.
+"""
 
 
 class SpanningHold:
