@@ -11,15 +11,13 @@ priced unit lands in exactly one bucket). Two rules are ours, where it would oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime, time
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cache
-from pathlib import Path
 
-import genai_prices
-from genai_prices import data_snapshot, types
-
+from ext_proc.pricing import shipped as shipped_data
+from ext_proc.pricing.entries import Constraint, Listed, Model, Provider, Tiered, Variant
 from ext_proc.pricing.price import Price, Tier
 from ext_proc.pricing.schedule import Dated, Schedule, start_of_day_us
 from ext_proc.pricing.usage import Rates
@@ -85,12 +83,12 @@ class Catalogue:
     was written, as far as the file tells.
     """
 
-    def __init__(self, providers: list[types.Provider], version: str, dated_us: int) -> None:
+    def __init__(self, providers: tuple[Provider, ...], version: str, dated_us: int) -> None:
         self.version = version
         self.dated_us = dated_us
         self._providers = providers
         self._by_id = {provider.id: provider for provider in reversed(providers)}
-        self._found: dict[tuple[str, str], tuple[str, types.ModelInfo] | None] = {}
+        self._found: dict[tuple[str, str], tuple[str, Model] | None] = {}
 
     def schedule(self, provider: str, model: str) -> Schedule | None:
         """The prices of a model by our provider name, None where the catalogue knows none."""
@@ -111,83 +109,77 @@ class Catalogue:
         """Every priced model of every provider."""
         return (prices for entry in self._providers for _, prices in self._offered(entry))
 
-    def _offered(self, entry: types.Provider) -> Iterator[tuple[str, Schedule]]:
+    def _offered(self, entry: Provider) -> Iterator[tuple[str, Schedule]]:
         for model in entry.models:
             if not model.deprecated and (prices := self._schedule(entry.id, model)):
                 yield model.id, prices
 
-    def _provider(self, provider: str) -> types.Provider | None:
+    def _provider(self, provider: str) -> Provider | None:
         """By exact id: the catalogue's own looser match would sell `openai-compatible` at the prices of OpenAI."""
         return self._by_id.get(PROVIDERS.get(provider, provider))
 
-    def _find(self, provider: str, model: str) -> tuple[str, types.ModelInfo] | None:
+    def _find(self, provider: str, model: str) -> tuple[str, Model] | None:
         key = (provider, model)
         if key not in self._found:
             if len(self._found) >= _MODELS_REMEMBERED:
                 self._found.clear()
             entry = self._provider(provider)
-            found = entry.find_model(model, all_providers=self._providers) if entry else None
+            found = entry.find(model, self._by_id) if entry else None
             self._found[key] = (entry.id, found) if entry and found else None
         return self._found[key]
 
-    def _schedule(self, provider_id: str, model: types.ModelInfo) -> Schedule | None:
-        conditional = model.prices if isinstance(model.prices, list) else [types.ConditionalPrice(prices=model.prices)]
+    def _schedule(self, provider_id: str, model: Model) -> Schedule | None:
         free = model.id.endswith(":free") or (provider_id, model.id) in _FREE_MODELS
         seller = self._provider(provider_id)
         is_own = seller is not None and any(model is own for own in seller.models)
-        variants = (model.price_variants or []) if is_own else []  # another seller's tiers are not its maker's
+        variants = model.variants if is_own else ()  # another seller's tiers are not its maker's
         dated: list[Dated] = []
-        for entry in conditional:
+        for entry in model.entries:
             start, daily = _when(entry.constraint)
             for moment in _moments(start, variants):
-                tiers = _standard(entry.prices, free=free)
+                tiers = _standard(entry.listed, free=free)
                 if tiers is not None:
-                    served = _served(entry.prices, variants, moment)
+                    served = _served(entry.listed, variants, moment)
                     dated.append(Dated(Price(tiers, self.version, service_tiers=served), moment, daily))
         return Schedule(tuple(dated)) if dated else None
 
 
 @cache
 def shipped() -> Catalogue:
-    """The catalogue of the installed package. Its file is as old as the installation at least."""
-    written = Path(genai_prices.__file__).with_name("data.py").stat().st_mtime_ns
-    providers = data_snapshot.get_snapshot().providers
-    return Catalogue(providers, f"genai-prices-{genai_prices.__version__}", written // 1_000)
+    """The catalogue of the installed package. Raises CatalogueError where that has a form of its own."""
+    providers, version, dated_us = shipped_data.read()
+    return Catalogue(providers, f"genai-prices-{version}", dated_us)
 
 
-def _moments(start: int | None, variants: list[types.PriceVariant]) -> list[int | None]:
+def _moments(start: int | None, variants: tuple[Variant, ...]) -> list[int | None]:
     """When an entry's price begins, and when the service tiers beside it change after that."""
     changes = {begun for variant in variants if (begun := _when(variant.constraint)[0]) is not None}
     return [start, *sorted(change for change in changes if start is None or change > start)]
 
 
 def _served(
-    standard: types.ModelPrice, variants: list[types.PriceVariant], at_us: int | None
+    standard: Listed, variants: tuple[Variant, ...], at_us: int | None
 ) -> tuple[tuple[str, tuple[Tier, ...]], ...]:
     """The tiers of every service tier that is priced at a moment. The first variant that sets a rate sets it."""
-    overrides: dict[str, dict[str, Decimal | types.TieredPrices]] = {}
+    overrides: dict[str, Listed] = {}
     for variant in variants:
         begun, daily = _when(variant.constraint)
         if daily is not None or (begun is not None and (at_us is None or at_us < begun)) or len(variant.when) > 1:
             continue
         ((dimension, value),) = variant.when.items()
         if dimension in _SERVICE_DIMENSIONS:
-            listed = {key: price for key, price in vars(variant.prices).items() if price is not None}
-            overrides[value] = {**listed, **overrides.get(value, {})}
-    plain = {key: value for key, value in vars(standard).items() if value is not None}
-    return tuple((name, _tiers({**plain, **listed})) for name, listed in sorted(overrides.items()) if listed)
+            overrides[value] = {**variant.listed, **overrides.get(value, {})}
+    return tuple((name, _tiers({**standard, **listed})) for name, listed in sorted(overrides.items()) if listed)
 
 
-def _when(
-    constraint: types.StartDateConstraint | types.TimeOfDateConstraint | None,
-) -> tuple[int | None, tuple[int, int] | None]:
+def _when(constraint: Constraint) -> tuple[int | None, tuple[int, int] | None]:
     match constraint:
-        case types.StartDateConstraint():
-            return start_of_day_us(constraint.start_date), None
-        case types.TimeOfDateConstraint():
-            return None, (_utc_second(constraint.start_time), _utc_second(constraint.end_time))
-        case _:
+        case None:
             return None, None
+        case (start, end):
+            return None, (_utc_second(start), _utc_second(end))
+        case start_date:
+            return start_of_day_us(start_date), None
 
 
 def _utc_second(moment: time) -> int:
@@ -197,8 +189,7 @@ def _utc_second(moment: time) -> int:
     return moment.hour * 3600 + moment.minute * 60 + moment.second
 
 
-def _standard(prices: types.ModelPrice, *, free: bool) -> tuple[Tier, ...] | None:
-    listed = {key: value for key, value in vars(prices).items() if value is not None}
+def _standard(listed: Listed, *, free: bool) -> tuple[Tier, ...] | None:
     if not listed and not free:
         return None
     if listed and not (_BILLABLE & listed.keys()):
@@ -206,22 +197,20 @@ def _standard(prices: types.ModelPrice, *, free: bool) -> tuple[Tier, ...] | Non
     return _tiers(listed)
 
 
-def _tiers(listed: Mapping[str, Decimal | types.TieredPrices]) -> tuple[Tier, ...]:
-    starts = {0} | {
-        tier.start for value in listed.values() if isinstance(value, types.TieredPrices) for tier in value.tiers
-    }
+def _tiers(listed: Listed) -> tuple[Tier, ...]:
+    starts = {0} | {start for value in listed.values() if isinstance(value, Tiered) for start, _ in value.tiers}
     return tuple(
         Tier(start, _rates({key: _value_at(v, start) for key, v in listed.items()})) for start in sorted(starts)
     )
 
 
-def _value_at(value: Decimal | types.TieredPrices, input_tokens_above: int) -> Decimal:
-    if not isinstance(value, types.TieredPrices):
+def _value_at(value: Decimal | Tiered, input_tokens_above: int) -> Decimal:
+    if not isinstance(value, Tiered):
         return value
     chosen = value.base
-    for tier in value.tiers:
-        if tier.start <= input_tokens_above:
-            chosen = tier.price
+    for start, dollars in value.tiers:
+        if start <= input_tokens_above:
+            chosen = dollars
     return chosen
 
 

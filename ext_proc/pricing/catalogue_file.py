@@ -1,7 +1,7 @@
 """A public catalogue from a file, in the form that the genai-prices project publishes: newer prices without a release.
 
 The form is the JSON array of providers that the package itself downloads (`prices/new_data/v2/data.json` of its
-repository), read by the package's own schema. A file is taken whole or not at all.
+repository). A file is taken whole or not at all.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 import orjson
-import pydantic
-from genai_prices import types
 
+from ext_proc.pricing import published
 from ext_proc.pricing.catalogue import Catalogue
+from ext_proc.pricing.entries import Provider
 from ext_proc.pricing.errors import CatalogueError
 from ext_proc.pricing.schedule import Schedule
 from ext_proc.pricing.usage import Rates
@@ -43,10 +43,8 @@ def load(content: bytes, dated_us: int, name: str) -> Catalogue:
     if not isinstance(raw, list):
         raise CatalogueError(f"{name}: is no list of providers; {_CURE}")
     try:
-        providers = types._providers_from_raw(raw)  # noqa: SLF001  what the package's own updater reads it with
-    except pydantic.ValidationError as error:
-        raise CatalogueError(f"{name}: {_first_problem(error)}; {_CURE}") from None
-    except (TypeError, ValueError, ArithmeticError) as error:
+        providers = published.providers(raw)
+    except published.FormError as error:
         raise CatalogueError(f"{name}: {error}; {_CURE}") from None
     version = f"genai-prices-file-{hashlib.sha256(content).hexdigest()[:_VERSION_DIGITS]}"
     catalogue = Catalogue(providers, version, dated_us)
@@ -146,14 +144,7 @@ def _stamp(file: Path) -> _Stamp:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _first_problem(error: pydantic.ValidationError) -> str:
-    first, *rest = error.errors(include_url=False, include_input=False)
-    place = ".".join(map(str, first["loc"])) or "the list"
-    more = f" (and {len(rest)} more)" if rest else ""
-    return f"{place}: {first['msg']}{more}"
-
-
-def _refuse_implausible(catalogue: Catalogue, providers: list[types.Provider], name: str) -> None:
+def _refuse_implausible(catalogue: Catalogue, providers: tuple[Provider, ...], name: str) -> None:
     """A catalogue without prices would make every model unpriced; a rate that is no price would make it worthless."""
     priced = 0
     for provider in providers:

@@ -45,11 +45,11 @@ def test_a_published_file_prices_models(tmp_path: Path) -> None:
         ("[", "line 1: is no JSON"),
         ("{}", "is no list of providers"),
         ("[]", "prices no model"),
-        ('[{"id": "openai"}]', "0.name: Field required"),
+        ('[{"name": "OpenAI"}]', "0.id: is missing"),
         (catalogue_json(input_mtok=-1), "openai/gpt-4o-mini: the rate of input_uncached is no price"),
         (catalogue_json(output_mtok=2_000_000), "openai/gpt-4o-mini: the rate of output is no price"),
-        (catalogue_json(input_mtok="dear"), "input_mtok"),
-        (catalogue_json(input_mtok="NaN"), "data.json"),
+        (catalogue_json(input_mtok="dear"), "0.models.0.prices.input_mtok: is 'dear'; it must be a number"),
+        (catalogue_json(input_mtok="NaN"), "0.models.0.prices.input_mtok: is 'NaN'; it must be a number"),
     ],
 )
 def test_a_file_that_holds_no_prices_is_refused(tmp_path: Path, content: str, problem: str) -> None:
