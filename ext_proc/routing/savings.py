@@ -104,6 +104,11 @@ class Savings:
     def __bool__(self) -> bool:
         return bool(self._rules)
 
+    @property
+    def asks_scorers(self) -> bool:
+        """Whether any rule has a scorer."""
+        return any(rule.scorer is not None for rule in self._rules)
+
     def swaps(self, match: MatchFacts, measured: Measured) -> Iterator[Swap]:
         """What the rules that are about a request would have serve it, in order. The facts' target is the one that
         would serve it first.

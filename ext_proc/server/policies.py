@@ -25,6 +25,7 @@ from ext_proc.policy.watch import Watcher
 from ext_proc.pricing.catalogue import Catalogue, shipped
 from ext_proc.pricing.catalogue_file import CatalogueWatch
 from ext_proc.server.envoy_clusters import until_known
+from ext_proc.server.scorer import load_client
 from ext_proc.server.settings import Metering, WorkerSettings
 from ext_proc.server.state import Worker
 
@@ -113,6 +114,8 @@ async def _put_in_force(worker: Worker, terms: Terms) -> None:
     One worker admits a request, another may make its attempts: each knows a set before any of them admits by it, and
     for a while after another one has taken its place.
     """
+    if terms.savings.asks_scorers:
+        await asyncio.to_thread(load_client)
     elsewhere = terms.virtual_models.targets - worker.terms.virtual_models.targets
     if elsewhere or terms.accounts != worker.terms.accounts:
         before = worker.other_terms

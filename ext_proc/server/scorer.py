@@ -7,11 +7,10 @@ deadline. Its process is its own: it can neither stop this one nor run in it (do
 
 from __future__ import annotations
 
-import json
+import importlib
 import time
-from typing import Final
-
-import aiohttp
+from collections.abc import Callable
+from typing import Final, Protocol, cast
 
 from ext_proc.exchange.saving import ScoreWanted
 from ext_proc.ledger.breaker import Breaker
@@ -19,8 +18,25 @@ from ext_proc.telemetry.metrics import Metrics
 
 FAILURES_MAX: Final = 3
 PAUSE_SECONDS: Final = 5.0
-ANSWER_BYTES_MAX: Final = 4_096
-CONNECTIONS_MAX: Final = 100
+
+
+class Client(Protocol):
+    """What asks; `scorer_client.py` has the one there is."""
+
+    async def ask(self, wanted: ScoreWanted) -> float:
+        """The score. Raises ValueError where the answer is none, OSError or TimeoutError where none comes."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
+def load_client() -> Callable[[], Client]:
+    """What makes a client. The first call loads an HTTP library, a third of a second that a worker whose policies name
+    no scorer does not pay: it is made when a policy set that names one is put in force.
+    """
+    return cast("Callable[[], Client]", importlib.import_module("ext_proc.server.scorer_client").ScorerClient)
 
 
 class Scorers:
@@ -28,7 +44,7 @@ class Scorers:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._session: aiohttp.ClientSession | None = None
+        self._client: Client | None = None
         self._breakers: dict[str, Breaker] = {}
         self._asked_again_at: dict[str, float] = {}
 
@@ -39,9 +55,10 @@ class Scorers:
         if breaker.is_open and time.monotonic() < self._asked_again_at[url]:
             self._metrics.scored(wanted.rule_id, "paused")
             return None
+        self._client = self._client or load_client()()
         try:
-            score = await self._ask(wanted)
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            score = await self._client.ask(wanted)
+        except (OSError, TimeoutError, ValueError) as error:
             breaker.failed()
             self._asked_again_at[url] = time.monotonic() + PAUSE_SECONDS
             self._metrics.scored(wanted.rule_id, "late" if isinstance(error, TimeoutError) else "failed")
@@ -52,30 +69,5 @@ class Scorers:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
-
-    async def _ask(self, wanted: ScoreWanted) -> float:
-        """Raises ValueError where the answer is no score."""
-        if self._session is None:
-            connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX)
-            # No cookies and no proxy of the environment: nothing but the question goes out.
-            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-        limit = aiohttp.ClientTimeout(total=wanted.scorer.deadline_ms / 1_000)
-        body = json.dumps(wanted.question, ensure_ascii=False).encode("utf-8", "surrogateescape")
-        headers = {"content-type": "application/json"}
-        async with self._session.post(
-            wanted.scorer.url, data=body, headers=headers, timeout=limit, allow_redirects=False
-        ) as answer:
-            return read_score(answer.status, await answer.content.read(ANSWER_BYTES_MAX))
-
-
-def read_score(status: int, body: bytes) -> float:
-    """The score of an answer such as `{"score": 0.83}`. Raises ValueError where it is none."""
-    if status != 200:  # noqa: PLR2004  the one status of a score
-        raise ValueError(f"answered {status}")
-    document = json.loads(body)
-    score = document.get("score") if isinstance(document, dict) else None
-    if not isinstance(score, int | float) or isinstance(score, bool) or not 0 <= score <= 1:
-        raise ValueError("no score from 0 to 1")
-    return float(score)
+        if self._client is not None:
+            await self._client.close()

@@ -23,7 +23,7 @@ from ext_proc.ledger.interface import AccountSpec
 from ext_proc.ledger.standing import Standing
 from ext_proc.policy.documents.savings import Hours, Weekday
 from ext_proc.routing.savings import is_within
-from ext_proc.server.scorer import read_score
+from ext_proc.server.scorer_client import read_score
 from tests.policy_kit import DOLLAR, snapshot
 
 NOW_US = 1_779_000_000_000_000  # Sunday, 2026-05-17, 06:40 UTC
