@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from ext_proc.cli.command import COMMANDS, Subparsers
-from ext_proc.cli.up import add_sidecar_arguments, run_to_the_end, sidecar_options
+from ext_proc.cli.up import add_sidecar_arguments, as_command_errors, loading, sidecar_options, warm_workers
 from ext_proc.supervisor.addresses import Address
+from ext_proc.supervisor.cores import default_workers, usable_cores
 from ext_proc.supervisor.options import ServeOptions
-from ext_proc.supervisor.workers import default_workers, usable_cores
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -29,16 +29,17 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the sidecar until SIGINT or SIGTERM."""
-
-    def options() -> ServeOptions:
-        workers = default_workers(usable_cores()) if args.grpc_listen is None else 1
-        return ServeOptions(
-            sidecar=sidecar_options(args, workers),
+    with as_command_errors():
+        sidecar = sidecar_options(args, default_workers(usable_cores()) if args.grpc_listen is None else 1)
+        options = ServeOptions(
+            sidecar=sidecar,
             redis_url=args.redis,
             socket_dir=None if args.socket_dir is None else Path(args.socket_dir),
             grpc_listen=None if args.grpc_listen is None else Address.parse(args.grpc_listen, "--grpc-listen"),
         )
+        with warm_workers(sidecar) as warm:
+            with loading():  # here, because the workers load theirs meanwhile, and --help needs none of these
+                from ext_proc.cli.running import run_to_the_end  # noqa: PLC0415
+                from ext_proc.supervisor.sidecar import run_sidecar  # noqa: PLC0415
 
-    from ext_proc.supervisor.stack import run_sidecar  # noqa: PLC0415 - loads what --help does not need
-
-    return run_to_the_end(lambda console: run_sidecar(options(), console))
+            return run_to_the_end(lambda console: run_sidecar(options, warm, console))

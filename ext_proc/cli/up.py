@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import sys
-from collections.abc import Callable, Coroutine
+import contextlib
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 from ext_proc.cli.command import COMMANDS, Subparsers
@@ -13,13 +13,12 @@ from ext_proc.cli.errors import CommandError, UsageError
 from ext_proc.listener_tls import ListenerTls, add_tls_arguments
 from ext_proc.server.settings import Metering
 from ext_proc.supervisor.addresses import Address
-from ext_proc.supervisor.console import Console
+from ext_proc.supervisor.cores import default_workers, usable_cores
 from ext_proc.supervisor.errors import OptionError, SupervisorError
-from ext_proc.supervisor.options import SidecarOptions, StackOptions
+from ext_proc.supervisor.options import SidecarOptions, StackOptions, parse_upstreams
 from ext_proc.supervisor.policies import choose_policies
-from ext_proc.supervisor.providers import parse_upstreams
-from ext_proc.supervisor.state_dir import DEFAULT_STATE_DIR
-from ext_proc.supervisor.workers import default_workers, usable_cores
+from ext_proc.supervisor.state_dir import DEFAULT_STATE_DIR, StateDir
+from ext_proc.supervisor.warm_workers import WarmWorkers, worker_names
 
 _WORKERS_MAX = 256
 _LEASE_SECONDS_MIN = 1
@@ -98,18 +97,17 @@ def add_sidecar_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the stack until SIGINT or SIGTERM."""
-
-    def options() -> StackOptions:
-        return StackOptions(
-            sidecar=sidecar_options(args, default_workers(usable_cores())),
-            listen=Address.parse(args.listen, "--listen"),
-            redis_url=args.redis,
-            tls=_tls(args),
+    with as_command_errors():
+        sidecar = sidecar_options(args, default_workers(usable_cores()))
+        options = StackOptions(
+            sidecar=sidecar, listen=Address.parse(args.listen, "--listen"), redis_url=args.redis, tls=_tls(args)
         )
+        with warm_workers(sidecar) as warm:
+            with loading():  # here, because the workers load theirs meanwhile, and --help needs none of these
+                from ext_proc.cli.running import run_to_the_end  # noqa: PLC0415
+                from ext_proc.supervisor.stack import run_stack  # noqa: PLC0415
 
-    from ext_proc.supervisor.stack import run_stack  # noqa: PLC0415 - loads what --help does not need
-
-    return run_to_the_end(lambda console: run_stack(options(), console))
+            return run_to_the_end(lambda console: run_stack(options, warm, console))
 
 
 def _tls(args: argparse.Namespace) -> ListenerTls | None:
@@ -122,17 +120,31 @@ def _tls(args: argparse.Namespace) -> ListenerTls | None:
     return tls
 
 
-def run_to_the_end(start: Callable[[Console], Coroutine[None, None, str | None]]) -> int:
-    """Run a stack in an event loop; its errors as those of a command."""
+@contextlib.contextmanager
+def as_command_errors() -> Iterator[None]:
+    """What a stack refuses to start with, as errors of a command."""
     try:
-        failure = asyncio.run(start(Console(sys.stderr)))
+        yield
     except OptionError as error:
         raise UsageError(str(error)) from None
     except SupervisorError as error:
         raise CommandError(str(error)) from None
-    if failure is not None:
-        raise CommandError(failure)
-    return 0
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Load modules without the collector: what is loaded stays, and it would walk that a dozen times in vain."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def warm_workers(options: SidecarOptions) -> WarmWorkers:
+    """The workers, started at once, so that they load their modules while we load ours."""
+    return WarmWorkers(worker_names(options.workers), StateDir(options.state_dir).metrics)
 
 
 def sidecar_options(args: argparse.Namespace, workers: int) -> SidecarOptions:

@@ -1,14 +1,10 @@
-"""What a worker process is told at start: one frozen value, passed as JSON in its environment."""
+"""What a worker process is told at start: one frozen value, passed as JSON on its standard input."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Final
-
-SETTINGS_VARIABLE: Final = "TOLLGATE_WORKER_SETTINGS"
-"""The environment variable a worker finds its settings in, as JSON."""
 
 
 class Metering(StrEnum):
@@ -32,6 +28,7 @@ class WorkerSettings:
     hold_lease_seconds: int = 120
     drain_seconds: float = 20.0  # how long live streams may finish after SIGTERM
     upstreams: dict[str, str] = field(default_factory=dict)  # account → URL that replaces its endpoint
+    log: str | None = None  # the file that stderr goes to; None: it stays as it is
     catalogue: str | None = None  # the file of the last good catalogue; None: the one that ships
 
     def to_json(self) -> str:

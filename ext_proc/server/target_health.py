@@ -2,10 +2,6 @@
 
 No circuit is open in one process only.
 
-| key | type | what it holds |
-|---|---|---|
-| `tg:{realm}:targets:<slice>` | hash | target and figure, by a unit separator → sum, of ten seconds of Redis time |
-
 Counts are hints, never money: what Redis does not take is dropped, and with nothing known every target is healthy.
 """
 
@@ -14,56 +10,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Final, cast
+from collections.abc import Iterable
+from typing import Final
 
 from ext_proc.exchange.effects import Resolve
 from ext_proc.exchange.events import EndRecord
 from ext_proc.exchange.ticket import Ticket
-from ext_proc.ledger import keys
 from ext_proc.ledger.channel import RunCommand
 from ext_proc.ledger.errors import StoreError
 from ext_proc.ledger.interface import Basis
-from ext_proc.routing.health import KEPT_SECONDS, SLICE_SECONDS, Counts, Health, is_failure, ttft_class
+from ext_proc.routing.health import KEPT_SECONDS, SLICE_SECONDS, Health, is_failure, ttft_class
+from ext_proc.server.health_reader import CLASS, SEPARATOR, HealthReader, slice_key
 
 REFRESH_SECONDS: Final = 0.5
-_SEPARATOR: Final = "\x1f"
 _EXPIRE_SECONDS: Final = KEPT_SECONDS + 2 * SLICE_SECONDS
-_FIGURES: Final = {
-    "a": "attempts",
-    "f": "failures",
-    "t": "ttft_ms",
-    "n": "ttft_samples",
-    "u": "output_us",
-    "o": "output_tokens",
-}
-_CLASS: Final = "c"
-
-
-def _key(number: int) -> str:
-    return f"{keys.prefix(keys.DEFAULT_REALM)}targets:{number}"
-
-
-class HealthReader:
-    """Follows the counts of all workers."""
-
-    def __init__(self, run: RunCommand) -> None:
-        self._run = run
-        self._slices: dict[int, dict[str, Counts]] = {}
-
-    async def read(self, now_us: int) -> Health:
-        """The health as Redis knows it now. Past slices are read once more after they ended, and then kept."""
-        now_s = now_us // 1_000_000
-        current = now_s // SLICE_SECONDS
-        oldest = current - KEPT_SECONDS // SLICE_SECONDS
-        wanted = [
-            number for number in range(oldest, current + 1) if number >= current - 1 or number not in self._slices
-        ]
-        answers = await asyncio.gather(*(self._run("HGETALL", _key(number)) for number in wanted))
-        for number, answer in zip(wanted, answers, strict=True):
-            self._slices[number] = _counts(cast("list[bytes]", answer))
-        self._slices = {number: counts for number, counts in self._slices.items() if number >= oldest}
-        return Health(dict(self._slices), now_s)
 
 
 class TargetHealth:
@@ -92,7 +52,7 @@ class TargetHealth:
         self._add(ticket.target, a=1, f=int(is_failure(status)))
         if not is_failure(status) and record.first_byte_us is not None:
             ttft_ms = max(0, record.first_byte_us // 1_000 - ticket.began_ms)
-            self._add(ticket.target, t=ttft_ms, n=1, **{f"{_CLASS}{ttft_class(ttft_ms)}": 1})
+            self._add(ticket.target, t=ttft_ms, n=1, **{f"{CLASS}{ttft_class(ttft_ms)}": 1})
 
     def settled(self, resolve: Resolve) -> None:
         """A streamed answer that reported its usage: how fast it was written."""
@@ -107,7 +67,7 @@ class TargetHealth:
     async def refresh(self, now_us: int) -> Health | None:
         """Bring what was seen, take what is known; None where Redis does not answer."""
         seen, self._seen = self._seen, Counter()
-        key = _key(now_us // 1_000_000 // SLICE_SECONDS)
+        key = slice_key(now_us // 1_000_000 // SLICE_SECONDS)
         try:
             if seen:
                 await asyncio.gather(
@@ -121,21 +81,4 @@ class TargetHealth:
     def _add(self, target: str, **figures: int) -> None:
         if target in self._targets:
             for figure, count in figures.items():
-                self._seen[f"{target}{_SEPARATOR}{figure}"] += count
-
-
-def _counts(answer: list[bytes]) -> dict[str, Counts]:
-    """A hash as Redis answers it: field, value, field, value, …"""
-    figures: dict[str, dict[str, int]] = {}
-    for field, value in zip(answer[::2], answer[1::2], strict=True):
-        target, _, figure = field.decode().rpartition(_SEPARATOR)
-        figures.setdefault(target, {})[figure] = int(value)
-    return {target: _of(found) for target, found in figures.items()}
-
-
-def _of(figures: Mapping[str, int]) -> Counts:
-    named = {name: figures.get(code, 0) for code, name in _FIGURES.items()}
-    classes = {
-        int(code[len(_CLASS) :]): count for code, count in figures.items() if code[:1] == _CLASS and code[1:].isdigit()
-    }
-    return Counts(ttft_classes=classes, **named)
+                self._seen[f"{target}{SEPARATOR}{figure}"] += count

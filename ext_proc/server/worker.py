@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import grpc
+import uvloop
 
 from ext_proc.identity.directory import Directory
 from ext_proc.identity.identities import Identities
@@ -39,13 +40,14 @@ from ext_proc.server.learning import Learning
 from ext_proc.server.meter import Meter
 from ext_proc.server.outage import Outage
 from ext_proc.server.policies import identities_of, terms_of, watch_policies
-from ext_proc.server.scorer import Scorers
+from ext_proc.server.scorer import Scorers, load_client
 from ext_proc.server.settings import WorkerSettings
 from ext_proc.server.settler import Settler
 from ext_proc.server.state import Worker
 from ext_proc.server.streams import LogStream, Stream
 from ext_proc.server.target_health import REFRESH_SECONDS, TargetHealth
 from ext_proc.server.try_attempt import TryAttempt
+from ext_proc.telemetry.logs import append_stderr_to, configure
 from ext_proc.telemetry.metrics import Metrics
 from ext_proc.wire import access_log_service_pb2 as service_pb
 from ext_proc.wire import external_processor_pb2 as pb
@@ -67,11 +69,20 @@ IDENTITY_POLL_SECONDS: Final = 0.25
 _Role = Callable[[Stream], Awaitable[None]]
 
 
+def run(told: str) -> None:
+    """Run one worker until SIGTERM. `told`: its settings, as `WorkerSettings.to_json` writes them."""
+    settings = WorkerSettings.from_json(told)
+    if settings.log is not None:
+        append_stderr_to(settings.log)
+    configure()
+    uvloop.run(serve(settings))
+
+
 async def serve(settings: WorkerSettings) -> None:
-    """Run one worker until SIGTERM."""
+    """Serve until SIGTERM."""
     worker = await assemble(settings)
-    gc.collect()
-    gc.freeze()  # what is there now stays: the collector need not walk it again
+    gc.freeze()  # what is there now stays: the collector need not walk it
+    gc.enable()
     health, log = Health(), AccessLog(worker)
     server = grpc.aio.server(options=_options())
     server.add_generic_rpc_handlers((_processor(worker), _access_log(log), _health(health)))
@@ -127,6 +138,8 @@ async def assemble(settings: WorkerSettings) -> Worker:
     catalogue = CatalogueWatch(Path(settings.catalogue)) if settings.catalogue else None
     identities = Identities.of(snapshot, directory.records, secret)
     terms = terms_of(settings, snapshot, identities, catalogue.catalogue if catalogue else None)
+    if terms.savings.asks_scorers:
+        load_client()
     targets = TargetHealth(ledger.read, terms.virtual_models.targets)
     learning = Learning(ledger.read)
     settled = (targets.settled, learning.settled)

@@ -23,8 +23,9 @@ from ext_proc.server.envoy_clusters import write_known
 from ext_proc.supervisor.addresses import Address
 from ext_proc.supervisor.errors import ServiceFailedError
 from ext_proc.supervisor.lifecycle import ServiceLimits
-from ext_proc.supervisor.processes import ChildProcess, ProcessSpec, plain_environment
+from ext_proc.supervisor.processes import ChildProcess
 from ext_proc.supervisor.services import poll
+from ext_proc.supervisor.spawning import ProcessSpec, plain_environment
 from ext_proc.supervisor.state_dir import StateDir
 from ext_proc.supervisor.upstream_clusters import UpstreamClusters, write_followed
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ext_proc.listener_tls import ListenerTls
 from ext_proc.server.settings import Metering
 from ext_proc.supervisor.addresses import Address
+from ext_proc.supervisor.errors import OptionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +46,19 @@ class ServeOptions:
     redis_url: str
     socket_dir: Path | None
     grpc_listen: Address | None
+
+
+def parse_upstreams(texts: list[str]) -> dict[str, str]:
+    """Read `ACCOUNT=URL` options. Raises OptionError."""
+    upstreams: dict[str, str] = {}
+    for text in texts:
+        account, equals, url = text.partition("=")
+        parts = urlsplit(url)
+        if not account or not equals or parts.scheme not in ("http", "https") or not parts.hostname:
+            raise OptionError(
+                f"--upstream {text}: expected ACCOUNT=URL, as in --upstream openai-main=http://127.0.0.1:9999"
+            )
+        if account in upstreams:
+            raise OptionError(f"--upstream {text}: {account} is named twice")
+        upstreams[account] = url.rstrip("/")
+    return upstreams

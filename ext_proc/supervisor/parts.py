@@ -1,4 +1,4 @@
-"""From options to the services of a stack."""
+"""From options to the services of a stack: what `tollgate up` and `tollgate serve` share."""
 
 from __future__ import annotations
 
@@ -8,26 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ext_proc.envoy_config import (
-    EnvoyConfigError,
-    EnvoyNotFoundError,
-    EnvoySettings,
-    UpstreamAccount,
-    WorkerEndpoint,
-    find_ca_bundle,
-    find_envoy,
-)
-from ext_proc.envoy_config.from_policies import chains, token_issuers
 from ext_proc.policy.documents.provider import DEFAULT_ENDPOINTS
 from ext_proc.policy.snapshot import ProviderAccount, Snapshot
 from ext_proc.policy.terms import AwsSigning, AwsSource
 from ext_proc.server.settings import WorkerSettings
-from ext_proc.supervisor.addresses import Address
-from ext_proc.supervisor.errors import MissingBinaryError, SupervisorError
 from ext_proc.supervisor.options import SidecarOptions
 from ext_proc.supervisor.policy_watch import PolicyWatch
 from ext_proc.supervisor.providers import Routing, route
 from ext_proc.supervisor.state_dir import StateDir
+from ext_proc.supervisor.warm_workers import worker_names
 from ext_proc.supervisor.workers import Worker
 
 _UNIX = "unix:"
@@ -83,14 +72,6 @@ def has_endpoint_of_its_own(account: ProviderAccount) -> bool:
     return account.endpoint.rstrip("/") != DEFAULT_ENDPOINTS.get(account.provider, "").rstrip("/")
 
 
-def find_envoy_binary() -> Path:
-    """Raises MissingBinaryError with the cure."""
-    try:
-        return find_envoy()
-    except EnvoyNotFoundError as error:
-        raise MissingBinaryError(str(error)) from None
-
-
 @dataclass(frozen=True, slots=True)
 class WorkerPlaces:
     """Worker name → `unix:/…/w0.sock` or `host:port`."""
@@ -100,7 +81,7 @@ class WorkerPlaces:
     @classmethod
     def in_directory(cls, directory: Path, count: int) -> WorkerPlaces:
         """One Unix socket per worker."""
-        return cls({f"w{index}": f"{_UNIX}{directory / f'w{index}.sock'}" for index in range(count)})
+        return cls({name: f"{_UNIX}{directory / f'{name}.sock'}" for name in worker_names(count)})
 
     @property
     def unix_sockets(self) -> tuple[Path, ...]:
@@ -119,6 +100,9 @@ def build_workers(
 ) -> list[Worker]:
     """The workers. `upstreams` is asked at each start, when the mock provider's URL is known."""
 
+    def log_of(name: str) -> Path:
+        return state.logs / f"{name}.log"
+
     def settings(name: str, listen: str) -> WorkerSettings:
         return WorkerSettings(
             name=name,
@@ -130,38 +114,12 @@ def build_workers(
             metering=options.metering,
             hold_lease_seconds=options.hold_lease_seconds,
             drain_seconds=options.drain_seconds,
+            log=str(log_of(name)),
             upstreams=upstreams(),
             catalogue=None if options.catalogue is None else str(state.catalogue),
         )
 
     return [
-        Worker(name, partial(settings, name, listen), state.logs / f"{name}.log", drain_seconds=options.drain_seconds)
+        Worker(name, partial(settings, name, listen), log_of(name), drain_seconds=options.drain_seconds)
         for name, listen in places.addresses.items()
     ]
-
-
-def build_envoy_settings(
-    options: SidecarOptions, policies: Policies, places: WorkerPlaces, listen: Address, upstreams: Mapping[str, str]
-) -> EnvoySettings:
-    """Raises SupervisorError where no configuration can be made from them."""
-    urls = {name: upstreams.get(name, account.endpoint) for name, account in policies.snapshot.accounts.items()}
-    try:
-        issuers = token_issuers(policies.snapshot)
-        published = (issuer.jwks_uri for issuer in issuers if issuer.jwks_uri is not None)
-        speaks_tls = any(url.startswith("https://") for url in (*urls.values(), *published))
-        return EnvoySettings(
-            workers=tuple(WorkerEndpoint(name, address) for name, address in places.addresses.items()),
-            accounts=tuple(
-                UpstreamAccount(name, url, policies.snapshot.accounts[name].signing) for name, url in urls.items()
-            ),
-            chains=chains(policies.snapshot),
-            token_issuers=issuers,
-            listen_host=listen.host,
-            listen_port=listen.port,
-            hold_lease_seconds=options.hold_lease_seconds,
-            metering=options.metering,
-            # With the mock provider alone, a machine without certificate authorities will do.
-            ca_bundle=find_ca_bundle() if speaks_tls else "",
-        )
-    except EnvoyConfigError as error:
-        raise SupervisorError(f"Envoy cannot be configured: {error}") from None

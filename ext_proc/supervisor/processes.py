@@ -18,36 +18,14 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
-_LAUNCHER = Path(__file__).with_name("launch.py")
+from ext_proc.supervisor.spawning import ProcessSpec, open_log, start_process, tell
+
 _LOG_BYTES_MAX = 8 << 20  # a log is at most twice that on disk: the file and its predecessor
 _LINE_BYTES_MAX = 4096  # a readiness line is shorter; longer lines only pass through
 _QUOTED_LINES = 12
 _QUOTED_BYTES = 1 << 14
-
-# What a child needs of the environment that is not its own business to know more of: no credential is in here.
-_PLAIN_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
-
-
-def plain_environment() -> dict[str, str]:
-    """The environment for children that must not see provider credentials; Envoy gets AWS ones besides."""
-    return {name: os.environ[name] for name in _PLAIN_ENVIRONMENT if name in os.environ}
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessSpec:
-    """How one child is started. `argv[0]` is an absolute path; `ready_line` is searched in each line of its stdout."""
-
-    name: str
-    argv: tuple[str, ...]
-    log: Path
-    environment: Mapping[str, str] = field(default_factory=plain_environment)
-    ready_line: re.Pattern[str] | None = None
 
 
 class ChildProcess:
@@ -69,19 +47,16 @@ class ChildProcess:
         self._loop.add_reader(self._pidfd, self._reap)
 
     @classmethod
-    def spawn(cls, spec: ProcessSpec) -> ChildProcess:
-        """Start the child. Raises OSError where even the interpreter cannot be started."""
-        assert threading.current_thread() is threading.main_thread(), "the parent-death signal follows the thread"
-        with _open_log(spec.log) as log:
+    def spawn(cls, spec: ProcessSpec, started: subprocess.Popen[bytes] | None = None) -> ChildProcess:
+        """Start the child, or take over one that was started as the spec says and waits to be told.
+
+        Raises OSError where even the interpreter cannot be started.
+        """
+        with open_log(spec.log) as log:
             log_start = os.fstat(log).st_size
-            process = subprocess.Popen(  # noqa: S603 - what the stack is made of, and no shell
-                [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *spec.argv],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=dict(spec.environment),
-                start_new_session=True,
-            )
+            process = started or start_process(spec.argv, spec.environment, stderr=log, is_told=spec.told is not None)
+        if spec.told is not None:
+            tell(process, spec.told)
         return cls(spec, process, log_start)
 
     @property
@@ -125,7 +100,7 @@ class ChildProcess:
             return
         try:
             while chunk := os.read(self._stdout, 1 << 16):
-                with _open_log(self.spec.log) as log:
+                with open_log(self.spec.log) as log:
                     os.write(log, chunk)
                 self._look_for_ready_line(chunk)
         except BlockingIOError:
@@ -176,13 +151,3 @@ def bound_log(log: Path, bytes_max: int = _LOG_BYTES_MAX) -> bool:
     shutil.copyfile(log, log.with_name(f"{log.name}.1"))
     os.truncate(log, 0)
     return True
-
-
-@contextlib.contextmanager
-def _open_log(log: Path) -> Iterator[int]:
-    """An append-only descriptor of a file that the owner alone may read: logs quote paths and models of requests."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from urllib.parse import urlsplit
 
 from ext_proc.policy.snapshot import ProviderAccount
 from ext_proc.supervisor.errors import OptionError
@@ -37,22 +36,6 @@ class Routing:
             assert not self.mocked
             return dict(self.upstreams)
         return {**self.upstreams, **dict.fromkeys(self.mocked, url)}
-
-
-def parse_upstreams(texts: list[str]) -> dict[str, str]:
-    """Read `ACCOUNT=URL` options. Raises OptionError."""
-    upstreams: dict[str, str] = {}
-    for text in texts:
-        account, equals, url = text.partition("=")
-        parts = urlsplit(url)
-        if not account or not equals or parts.scheme not in ("http", "https") or not parts.hostname:
-            raise OptionError(
-                f"--upstream {text}: expected ACCOUNT=URL, as in --upstream openai-main=http://127.0.0.1:9999"
-            )
-        if account in upstreams:
-            raise OptionError(f"--upstream {text}: {account} is named twice")
-        upstreams[account] = url.rstrip("/")
-    return upstreams
 
 
 def route(

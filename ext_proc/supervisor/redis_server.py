@@ -14,8 +14,9 @@ from redis.exceptions import RedisError
 
 from ext_proc.supervisor.errors import MissingBinaryError, StateDirError, SupervisorError
 from ext_proc.supervisor.lifecycle import ServiceLimits
-from ext_proc.supervisor.processes import ChildProcess, ProcessSpec
+from ext_proc.supervisor.processes import ChildProcess
 from ext_proc.supervisor.services import poll
+from ext_proc.supervisor.spawning import ProcessSpec
 from ext_proc.supervisor.state_dir import StateDir
 
 _NAMES = ("redis-server", "valkey-server")

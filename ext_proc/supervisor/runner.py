@@ -15,6 +15,7 @@ from ext_proc.supervisor.lifecycle import Announce, Effect, Event, Finish, Kill,
 from ext_proc.supervisor.processes import ChildProcess, bound_log
 from ext_proc.supervisor.services import Service
 from ext_proc.supervisor.state_dir import StateDir
+from ext_proc.supervisor.warm_workers import WarmWorkers
 
 _LOG_CHECK_SECONDS = 30.0
 
@@ -45,7 +46,9 @@ class Observer:
 class Runner:
     """Runs the stages until they are asked to stop, or failed."""
 
-    def __init__(self, stages: Sequence[Sequence[Service]], state: StateDir, observer: Observer) -> None:
+    def __init__(
+        self, stages: Sequence[Sequence[Service]], state: StateDir, observer: Observer, warm: WarmWorkers
+    ) -> None:
         self._services = {service.name: service for stage in stages for service in stage}
         self._lifecycle = lifecycle.Lifecycle(
             [[service.name for service in stage] for stage in stages],
@@ -53,6 +56,7 @@ class Runner:
         )
         self._state = state
         self._observer = observer
+        self._warm = warm
         self._lives = {name: _Life() for name in self._services}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._events: asyncio.Queue[Event] = asyncio.Queue()
@@ -136,7 +140,7 @@ class Runner:
             self._events.put_nowait(lifecycle.Exited(service.name, f"{service.name} was not started"))
             return
         try:
-            child = ChildProcess.spawn(service.spec())
+            child = ChildProcess.spawn(service.spec(), self._warm.take(service.name))
         except Exception as error:  # noqa: BLE001 - whatever it is, the lifecycle must hear of it
             self._events.put_nowait(lifecycle.Exited(service.name, f"{service.name} could not be started: {error}"))
             return

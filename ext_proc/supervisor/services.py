@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from ext_proc.supervisor.lifecycle import ServiceLimits
-from ext_proc.supervisor.processes import ChildProcess, ProcessSpec
+from ext_proc.supervisor.processes import ChildProcess
+from ext_proc.supervisor.spawning import ProcessSpec
 
 _POLL_SECONDS = 0.02
 

@@ -27,7 +27,7 @@ from ext_proc.ledger.realms_ledger import open_ledger
 from ext_proc.policy.status_file import read_statuses
 from ext_proc.routing.health import Health
 from ext_proc.routing.virtual_models import VirtualModels
-from ext_proc.server.target_health import HealthReader
+from ext_proc.server.health_reader import HealthReader
 from ext_proc.supervisor.console import Console
 from ext_proc.supervisor.errors import SupervisorError
 from ext_proc.supervisor.lifecycle import State
@@ -36,8 +36,9 @@ from ext_proc.supervisor.price_watch import PriceWatch
 from ext_proc.supervisor.runner import Observer, Runner
 from ext_proc.supervisor.services import Service, poll
 from ext_proc.supervisor.state_dir import StateDir
+from ext_proc.supervisor.warm_workers import WarmWorkers
 from ext_proc.supervisor.workers import is_worker
-from ext_proc.telemetry.metrics import forget_worker
+from ext_proc.telemetry.workers import forget_worker
 
 ADMIN_TOKEN_VARIABLE = "TOLLGATE_ADMIN_TOKEN"  # noqa: S105 - the name of the variable, not its value
 
@@ -73,7 +74,11 @@ class Session:
         self._targets = HealthReader(self._ledger.read)
 
     async def run(
-        self, stages: Sequence[Sequence[Service]], admin_socket: socket.socket, greeting: Greeting
+        self,
+        stages: Sequence[Sequence[Service]],
+        warm: WarmWorkers,
+        admin_socket: socket.socket,
+        greeting: Greeting,
     ) -> str | None:
         """Until everything is gone; why it failed, or None."""
 
@@ -101,7 +106,7 @@ class Session:
         # On a terminal a hang-up says that nobody is there any more.
         has_terminal = any(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr) if stream is not None)
         observer = Observer(self._console.say, announce, child_gone, None if has_terminal else reload)
-        runner = Runner(stages, self._state, observer)
+        runner = Runner(stages, self._state, observer, warm)
         await self._ledger.start()
         self._prices.announce(self._console.say)
         following = [

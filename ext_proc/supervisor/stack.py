@@ -1,4 +1,4 @@
-"""The whole stack of `tollgate up`, and the sidecar alone of `tollgate serve`.
+"""The whole stack of `tollgate up`.
 
 Everything that can be checked is checked before the first process starts: options, policies, binaries, ports, a Redis
 named by URL. Then Redis and the mock provider start, then the workers, then Envoy. The admin API is in this process:
@@ -16,28 +16,24 @@ from pathlib import Path
 from ext_proc.envoy_config import EnvoySettings
 from ext_proc.supervisor.addresses import bind, bound_address, reserve
 from ext_proc.supervisor.console import Console
+from ext_proc.supervisor.cores import usable_cores
 from ext_proc.supervisor.envoy import EnvoyPlace, EnvoyService
-from ext_proc.supervisor.errors import OptionError
-from ext_proc.supervisor.options import ServeOptions, StackOptions
-from ext_proc.supervisor.parts import (
-    WorkerPlaces,
-    build_envoy_settings,
-    build_workers,
-    find_envoy_binary,
-    load_policies,
-)
+from ext_proc.supervisor.envoy_parts import build_envoy_settings, find_envoy_binary
+from ext_proc.supervisor.options import StackOptions
+from ext_proc.supervisor.parts import WorkerPlaces, build_workers, load_policies
 from ext_proc.supervisor.price_watch import PriceWatch
 from ext_proc.supervisor.redis_server import RedisServer, check_reachable, find_redis_server
 from ext_proc.supervisor.services import Service
 from ext_proc.supervisor.session import Greeting, Session
 from ext_proc.supervisor.state_dir import StateDir
+from ext_proc.supervisor.warm_workers import WarmWorkers
 from ext_proc.supervisor.welcome import mock_notice, three_requests
-from ext_proc.supervisor.workers import MockProvider, usable_cores
+from ext_proc.supervisor.workers import MockProvider
 
 _UNKNOWN_YET = "http://127.0.0.1:9"  # stands for the mock provider's URL while the settings are checked
 
 
-async def run_stack(options: StackOptions, console: Console) -> str | None:
+async def run_stack(options: StackOptions, warm: WarmWorkers, console: Console) -> str | None:
     """`tollgate up`, until it is told to stop; why it failed, or None. Raises SupervisorError before anything runs."""
     sidecar = options.sidecar
     policies = load_policies(sidecar)
@@ -77,7 +73,7 @@ async def run_stack(options: StackOptions, console: Console) -> str | None:
             console.say(mock_notice(policies.routing, policies.snapshot))
         url = listen.url if options.tls is None else listen.secure_url
         ready = f"listen={url} admin={bound_address(admin_socket).url}"
-        return await session.run(stages, admin_socket, Greeting(ready, three_requests(policies.snapshot, url)))
+        return await session.run(stages, warm, admin_socket, Greeting(ready, three_requests(policies.snapshot, url)))
 
 
 async def _external_or_embedded(redis_url: str | None) -> Path | None:
@@ -86,43 +82,3 @@ async def _external_or_embedded(redis_url: str | None) -> Path | None:
         return find_redis_server()
     await check_reachable(redis_url)
     return None
-
-
-async def run_sidecar(options: ServeOptions, console: Console) -> str | None:
-    """`tollgate serve`: workers and the admin API beside an Envoy that someone else runs. As `run_stack`."""
-    sidecar = options.sidecar
-    policies = load_policies(sidecar)
-    places = _serving_places(options)
-    await check_reachable(options.redis_url)
-    with contextlib.ExitStack() as kept:
-        admin_socket = kept.enter_context(bind(sidecar.admin, "--admin"))
-        state = kept.enter_context(StateDir(sidecar.state_dir))
-        for unix_socket in places.unix_sockets:
-            kept.callback(unix_socket.unlink, missing_ok=True)
-        console.say(f"policies in {sidecar.policies}, state in {state.path}")
-        if policies.routing.mocked:
-            lacking = ", ".join(policies.routing.mocked)
-            console.say(f"no credential for {lacking}: the provider will refuse what is sent there")
-        upstreams = dict(policies.routing.upstreams)
-        workers = build_workers(sidecar, places, state, redis_url=options.redis_url, upstreams=lambda: upstreams)
-        prices = PriceWatch(sidecar.catalogue, state.catalogue)
-        session = Session(policies.watch, prices, state, options.redis_url, console)
-        admin = bound_address(admin_socket)
-        grpc = ",".join(places.addresses.values())
-        return await session.run([[*workers]], admin_socket, Greeting(f"grpc={grpc} admin={admin.url}"))
-
-
-def _serving_places(options: ServeOptions) -> WorkerPlaces:
-    """Where the workers of a sidecar listen. Raises OptionError."""
-    if options.grpc_listen is not None:
-        if options.sidecar.workers != 1:
-            raise OptionError(
-                f"--workers {options.sidecar.workers}: over TCP one worker serves; run more replicas, or use "
-                "--socket-dir"
-            )
-        with bind(options.grpc_listen, "--grpc-listen") as probe:
-            return WorkerPlaces({"w0": str(bound_address(probe))})
-    assert options.socket_dir is not None
-    if not options.socket_dir.is_dir():
-        raise OptionError(f"--socket-dir {options.socket_dir}: there is no such directory")
-    return WorkerPlaces.in_directory(options.socket_dir.absolute(), options.sidecar.workers)

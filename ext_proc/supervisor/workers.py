@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ext_proc.server.settings import SETTINGS_VARIABLE, WorkerSettings
+from ext_proc.server.settings import WorkerSettings
 from ext_proc.supervisor.lifecycle import ServiceLimits
-from ext_proc.supervisor.processes import ChildProcess, ProcessSpec
-from ext_proc.telemetry.metrics import worker_environment
+from ext_proc.supervisor.processes import ChildProcess
+from ext_proc.supervisor.spawning import ProcessSpec
+from ext_proc.supervisor.warm_workers import environment_of_workers, worker_argv
 
-_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-_WORKERS_MIN = 2  # so that one can die and the other goes on
-_WORKERS_MAX = 16
 _SETTLE_SECONDS = 10.0  # what a worker may take beyond the drain: health notice, last settles, closing
-
-
-def usable_cores() -> int:
-    """The cores this process may use: its affinity, and the quota of its control group, at least 1."""
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = _CPU_MAX.read_text().split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroup v2, or the quota is `max`
-        return cores
-
-
-def default_workers(cores: int) -> int:
-    """One per core, within reason."""
-    return min(max(cores, _WORKERS_MIN), _WORKERS_MAX)
 
 
 def is_worker(service: str) -> bool:
@@ -49,8 +31,8 @@ class Worker:
         self._log = log
 
     def spec(self) -> ProcessSpec:
-        """A worker reads provider credentials from its environment, so it gets the whole of it. Its settings are there
-        too: they hold the URL of Redis, password included, and anybody may read a command line.
+        """It is told its settings on stdin: they hold the URL of Redis, password included, and anybody may read a
+        command line.
         """
         settings = self._settings()
         assert settings.name == self.name
@@ -58,14 +40,11 @@ class Worker:
             Path(settings.listen.removeprefix("unix:")).unlink(missing_ok=True)  # of a worker that was killed
         return ProcessSpec(
             self.name,
-            (sys.executable, "-P", "-m", "ext_proc.server", self.name),
+            worker_argv(self.name),
             self._log,
-            environment={
-                **os.environ,
-                **worker_environment(Path(settings.metrics_dir)),
-                SETTINGS_VARIABLE: settings.to_json(),
-            },
+            environment=environment_of_workers(Path(settings.metrics_dir)),
             ready_line=re.compile(rf"^worker {re.escape(self.name)} ready\b"),
+            told=settings.to_json().encode(),
         )
 
     async def ready(self, child: ChildProcess) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -71,6 +72,13 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = redact(self.formatException(record.exc_info))
         return json.dumps(line, separators=(",", ":"))
+
+
+def append_stderr_to(log: str) -> None:
+    """Send stderr to a file, for the whole process: what libraries write there too. Its owner alone may read it."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.dup2(descriptor, sys.stderr.fileno())
+    os.close(descriptor)
 
 
 def configure(level: str = "info", stream: TextIO | None = None) -> None:

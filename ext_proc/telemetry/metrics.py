@@ -17,16 +17,10 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 
 from ext_proc.telemetry import names
+from ext_proc.telemetry.environment import MULTIPROCESS_VARIABLE
 from ext_proc.telemetry.errors import TelemetryError
 from ext_proc.telemetry.labels import MAX_LABEL_VALUES, MAX_SERIES, LabelBound, Series
 from ext_proc.telemetry.names import OTHER, Kind, MetricName
-from ext_proc.telemetry.workers import (
-    MULTIPROCESS_VARIABLE,
-    forget_worker,
-    worker_environment,
-)
-
-__all__ = ["Metrics", "forget_worker", "worker_environment"]
 
 _NANODOLLARS_PER_DOLLAR = 1_000_000_000
 _IDENTITY_LABELS = 2  # username and tenant_name lead the labels of a charge
@@ -284,7 +278,7 @@ def _require_multiprocess(metrics_dir: Path) -> None:
     if configured is None or Path(configured) != metrics_dir:
         raise TelemetryError(
             f"{MULTIPROCESS_VARIABLE} is {configured!r} but metrics go to {str(metrics_dir)!r}: "
-            "start the process with telemetry.metrics.worker_environment(metrics_dir) in its environment"
+            "start the process with telemetry.environment.worker_environment(metrics_dir) in its environment"
         )
     if not values.ValueClass._multiprocess:  # noqa: SLF001  (the library's own flag; it has no public reader)
         raise TelemetryError(

@@ -17,8 +17,6 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
-MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-
 _MappedFile: Any = MmapedDict  # the library is only partly typed
 
 _ENDED = "ended"
@@ -27,11 +25,6 @@ _SUMMED = ("counter", "histogram")
 # A scrape between "added to the ended" and "deleted" would count twice, and Prometheus would take the next one, which
 # is lower, for a restart. Scrapes run in a thread beside the loop on which workers are seen to end.
 _folding = threading.Lock()
-
-
-def worker_environment(metrics_dir: Path) -> dict[str, str]:
-    """What a worker's environment must hold *before* it starts, so that its counts can be added to the others'."""
-    return {MULTIPROCESS_VARIABLE: str(metrics_dir)}
 
 
 def forget_worker(metrics_dir: Path, pid: int) -> None:

@@ -28,7 +28,7 @@ from ext_proc.server.settings import Metering, WorkerSettings
 from ext_proc.server.state import Worker
 from ext_proc.server.try_attempt import TryAttempt
 from ext_proc.server.worker import assemble
-from ext_proc.telemetry.metrics import worker_environment
+from ext_proc.telemetry.environment import worker_environment
 from ext_proc.wire import access_log_pb2 as log_pb
 from ext_proc.wire import access_log_service_pb2 as service_pb
 from ext_proc.wire import external_processor_pb2 as pb

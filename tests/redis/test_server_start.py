@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ext_proc.identity import server_secret
-from ext_proc.server.settings import SETTINGS_VARIABLE, WorkerSettings
-from ext_proc.telemetry.metrics import worker_environment
+from ext_proc.server.settings import WorkerSettings
+from ext_proc.telemetry.environment import worker_environment
 
 pytestmark = pytest.mark.redis
 
@@ -41,10 +41,12 @@ def test_worker_that_cannot_start_ends_with_the_error(what: str, redis_url: str,
     environment = {
         **os.environ,
         **worker_environment(tmp_path),
-        SETTINGS_VARIABLE: settings.to_json(),
         server_secret.VARIABLE: secret,
     }
     command = [sys.executable, "-m", "ext_proc.server", "w0"]
-    ended = subprocess.run(command, env=environment, check=False, timeout=200, capture_output=True, text=True)
+    told = settings.to_json()
+    ended = subprocess.run(
+        command, env=environment, input=told, check=False, timeout=200, capture_output=True, text=True
+    )
     assert ended.returncode == 1
     assert (server_secret.VARIABLE if what == "secret" else "missing/w0.sock") in ended.stderr

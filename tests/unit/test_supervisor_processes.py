@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from ext_proc.supervisor.processes import ChildProcess, ProcessSpec, bound_log, log_tail, plain_environment
+from ext_proc.supervisor.processes import ChildProcess, bound_log, log_tail
+from ext_proc.supervisor.spawning import ProcessSpec, plain_environment
 
 LAUNCHER = Path(sys.modules[ChildProcess.__module__].__file__ or "").with_name("launch.py")
 

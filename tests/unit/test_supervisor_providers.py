@@ -8,8 +8,9 @@ import pytest
 
 from ext_proc.policy.snapshot import ProviderAccount
 from ext_proc.supervisor.errors import OptionError
+from ext_proc.supervisor.options import parse_upstreams
 from ext_proc.supervisor.parts import has_credential, has_endpoint_of_its_own
-from ext_proc.supervisor.providers import Destination, parse_upstreams, route
+from ext_proc.supervisor.providers import Destination, route
 
 OPENAI = ProviderAccount("openai-main", "openai", "https://api.openai.com", credential_env="OPENAI_API_KEY")
 ANTHROPIC = ProviderAccount(

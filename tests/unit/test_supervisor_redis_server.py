@@ -19,6 +19,7 @@ from ext_proc.supervisor.redis_server import RedisServer, check_reachable, find_
 from ext_proc.supervisor.runner import Observer, Runner
 from ext_proc.supervisor.services import poll
 from ext_proc.supervisor.state_dir import StateDir
+from ext_proc.supervisor.warm_workers import WarmWorkers
 
 Scenario = Callable[["redis.asyncio.Redis", StateDir], Awaitable[None]]
 
@@ -40,7 +41,7 @@ def run_with_redis(directory: Path, scenario: Scenario) -> tuple[str | None, lis
                     failures.append(failure)
                 runner.stop()
 
-            runner = Runner([[server]], state, Observer(news.append, announced))
+            runner = Runner([[server]], state, Observer(news.append, announced), WarmWorkers((), state.metrics))
             async with asyncio.timeout(60):
                 return await runner.run()
 

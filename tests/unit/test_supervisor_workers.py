@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ext_proc.server.settings import SETTINGS_VARIABLE, WorkerSettings
+from ext_proc.server.settings import WorkerSettings
 from ext_proc.supervisor.workers import Worker
 
 
@@ -19,5 +19,5 @@ def test_command_line_of_a_worker_holds_no_password(tmp_path: Path) -> None:
         metrics_dir=str(tmp_path),
     )
     spec = Worker("w0", lambda: settings, tmp_path / "w0.log", drain_seconds=1).spec()
-    assert "hunter2" not in " ".join(spec.argv)
-    assert WorkerSettings.from_json(spec.environment[SETTINGS_VARIABLE]) == settings
+    assert "hunter2" not in " ".join((*spec.argv, *spec.environment.values()))
+    assert WorkerSettings.from_json((spec.told or b"").decode()) == settings

@@ -13,9 +13,10 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from ext_proc.telemetry import workers
+from ext_proc.telemetry.environment import worker_environment
 from ext_proc.telemetry.errors import TelemetryError
-from ext_proc.telemetry.metrics import Metrics, forget_worker, worker_environment
-from ext_proc.telemetry.workers import collect
+from ext_proc.telemetry.metrics import Metrics
+from ext_proc.telemetry.workers import collect, forget_worker
 from tests.scrape_kit import Samples, parsed, value
 
 _WORKER = """
