@@ -43,6 +43,7 @@ def running(
 ) -> Iterator[subprocess.Popen[str]]:
     """A process for the length of a block, and all that it started."""
     own = {name: value for name, value in os.environ.items() if not name.endswith(("_API_KEY", "_TOKEN"))}
+    own.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode; a checkout writes it once
     with contextlib.ExitStack() as files:
         stderr = subprocess.DEVNULL if errors is None else files.enter_context(errors.open("w"))
         process = subprocess.Popen(

@@ -36,11 +36,14 @@ def main() -> int:
         first, second = (json.loads(path.read_text()) for path in args.compare)
         print(compare(first, second))
         return 0
-    rival = None if args.without_litellm else find_or_install()
+    rival = None if args.without_litellm or args.only_starts else find_or_install()
     allow_many_connections()
     litellm = rival[0] if rival else None
     plan = QUICK if args.quick else Plan(args.seconds, args.streams, args.first_tokens, args.starts, None)
     plan = replace(plan, litellm=litellm)
+    if args.only_starts:
+        print(*(f"{seconds:.2f} s" for seconds in Bench(plan).run_starts()))
+        return 0
     result = {"machine": describe(), "litellm": rival[1] if rival else None, "plan": {**asdict(plan), "litellm": ""}}
     started = time.monotonic()
     try:
@@ -71,6 +74,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--streams", type=int, default=5_000, metavar="N", help="held open (default %(default)s)")
     parser.add_argument("--first-tokens", type=int, default=300, metavar="N", help="waited for (default %(default)s)")
     parser.add_argument("--starts", type=int, default=3, metavar="N", help="of `tollgate serve` (default %(default)s)")
+    parser.add_argument("--only-starts", action="store_true", help="measure those alone, print them, write nothing")
     parser.add_argument("--quick", action="store_true", help="every row, but short: figures to look at, not to quote")
     parser.add_argument("--without-litellm", action="store_true", help="do not install or run LiteLLM's proxy")
     parser.add_argument("--out", type=Path, default=Path("bench/results/latest.json"), help="default: %(default)s")

@@ -84,6 +84,13 @@ class Bench:
         self._one_core()
         return self.rows
 
+    def run_starts(self) -> list[float]:
+        """The row of `tollgate serve` alone: seconds to the first answer, start by start."""
+        with subjects.mock_provider() as (provider, _):
+            self._starts(provider)
+        taken: list[float] = self.rows["tollgate serve"]["seconds to first answer"]
+        return taken
+
     def _load(
         self,
         subject: Subject,
