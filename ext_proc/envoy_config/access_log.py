@@ -20,10 +20,11 @@ from envoy_data_plane.envoy.type.matcher.v3 import (
 )
 
 from ext_proc.envoy_config.clusters import log_cluster_name
-from ext_proc.envoy_config.contract import WORKER_KEY
+from ext_proc.envoy_config.contract import ENCODING_HEADER, WORKER_KEY
 from ext_proc.envoy_config.parts import grpc, packed, seconds
 from ext_proc.envoy_config.settings import EnvoySettings, WorkerEndpoint
 from ext_proc.exchange.ticket import NAMESPACE
+from ext_proc.server.settings import Metering
 
 RENEWALS_PER_LEASE = 4
 STREAM_RETRIES = 3
@@ -31,10 +32,11 @@ STREAM_RETRIES = 3
 
 def build_access_logs(settings: EnvoySettings) -> list[AccessLog]:
     """One logger per worker: a single one would send all records of an Envoy thread to one worker."""
-    return [worker_log(worker, first=index == 0) for index, worker in enumerate(settings.workers)]
+    native = settings.metering is Metering.NATIVE
+    return [worker_log(worker, first=index == 0, native=native) for index, worker in enumerate(settings.workers)]
 
 
-def worker_log(worker: WorkerEndpoint, *, first: bool) -> AccessLog:
+def worker_log(worker: WorkerEndpoint, *, first: bool, native: bool) -> AccessLog:
     """The records of what this worker admitted. The first also takes those of requests that no worker marked."""
     return AccessLog(
         name=f"tollgate.log-{worker.name}",
@@ -56,11 +58,14 @@ def worker_log(worker: WorkerEndpoint, *, first: bool) -> AccessLog:
                     log_name=worker.name,
                     grpc_service=grpc(log_cluster_name(worker)),
                     transport_api_version=ApiVersion.V3,
+                    # Sent one by one, records would cost a fifth more of all CPU per request. Where the next request
+                    # depends on this charge, admit has meter settle.
                     buffer_flush_interval=seconds(0.1),
                     # A worker that just died is in the cluster until its health check fails. Without a retry, which
                     # the log cluster's outlier detection sends to another worker, that second's records are lost.
                     grpc_stream_retry_policy=RetryPolicy(num_retries=STREAM_RETRIES),
-                )
+                ),
+                additional_response_headers_to_log=[ENCODING_HEADER] if native else [],
             )
         ),
     )

@@ -26,6 +26,9 @@ METER_HEADER: Final = "x-tollgate-meter"
 METER_STREAM: Final = "stream"
 METER_NATIVE: Final = "native"
 
+ENCODING_HEADER: Final = "content-encoding"
+"""Of an answer: Envoy's own parsers do not inflate, so with it the answer passes meter, and its record tells so."""
+
 SIGN_HEADER: Final = "x-tollgate-sign"
 """The account whose credentials sign this attempt: try sets it, and no provider sees it."""
 

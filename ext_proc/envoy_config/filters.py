@@ -16,7 +16,6 @@ from envoy_data_plane.envoy.config.core.v3 import (
 )
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExternalProcessor,
-    ExtProcPerRoute,
     MetadataOptions,
     MetadataOptionsMetadataNamespaces,
     ProcessingMode,
@@ -34,7 +33,6 @@ from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutatio
 )
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
-from envoy_data_plane.google.protobuf import Any as PackedAny
 
 from ext_proc.envoy_config.contract import (
     ADMIT_ROLE,
@@ -47,6 +45,7 @@ from ext_proc.envoy_config.contract import (
     ROLE_KEY,
     TRY_ROLE,
 )
+from ext_proc.envoy_config.metered import meter_in_chain
 from ext_proc.envoy_config.native import native_filters
 from ext_proc.envoy_config.parts import grpc, packed, seconds
 from ext_proc.envoy_config.settings import RESERVED_PREFIX, EnvoySettings
@@ -55,7 +54,6 @@ from ext_proc.exchange.chain import CHAIN_NAMESPACE, TRIED_NAMESPACE
 from ext_proc.exchange.ticket import ANSWER_NAMESPACE, NAMESPACE
 from ext_proc.server.settings import Metering
 
-METER_FILTER = "tollgate.meter"
 WORKERS_CLUSTER = f"{RESERVED_PREFIX}workers"
 ATTEMPT_COUNT = "upstream.request_attempt_count"
 CODE_DETAILS = "response.code_details"
@@ -81,7 +79,7 @@ def build_filters(settings: EnvoySettings) -> list[HttpFilter]:
     return [
         *token_filters(settings),
         HttpFilter(name="tollgate.admit", typed_config=packed(admit_filter(settings))),
-        HttpFilter(name=METER_FILTER, typed_config=packed(meter_filter(settings))),
+        meter_in_chain(settings, meter_filter(settings)),
         *(native_filters() if settings.metering is Metering.NATIVE else ()),
         HttpFilter(name="tollgate.strip", typed_config=packed(strip_filter())),
         HttpFilter(name="envoy.filters.http.router", typed_config=packed(Router(suppress_envoy_headers=True))),
@@ -136,11 +134,6 @@ def meter_filter(settings: EnvoySettings) -> ExternalProcessor:
         metadata_options=MetadataOptions(forwarding_namespaces=MetadataOptionsMetadataNamespaces(untyped=[NAMESPACE])),
         mutation_rules=HeaderMutationRules(disallow_is_error=True),
     )
-
-
-def meter_disabled() -> dict[str, PackedAny]:
-    """What a route carries whose answers do not pass the meter."""
-    return {METER_FILTER: packed(ExtProcPerRoute(disabled=True))}
 
 
 def strip_filter() -> HeaderMutationFilter:

@@ -23,7 +23,7 @@ from ext_proc.envoy_config.contract import (
     METER_NATIVE,
     METER_STREAM,
 )
-from ext_proc.envoy_config.filters import meter_disabled
+from ext_proc.envoy_config.metered import encoded_answers, every_answer, no_answer
 from ext_proc.envoy_config.native import reads_json
 from ext_proc.envoy_config.parts import seconds
 from ext_proc.envoy_config.settings import NO_CLUSTER, EnvoySettings
@@ -46,14 +46,16 @@ def build_routes(settings: EnvoySettings) -> RouteConfiguration:
 
 
 def metered_route(settings: EnvoySettings) -> Route:
-    """The answer passes the meter."""
-    return _account_route(settings, METER_STREAM)
+    """The answer passes meter."""
+    route = _account_route(settings, METER_STREAM)
+    route.typed_per_filter_config = every_answer(settings)
+    return route
 
 
 def native_route(settings: EnvoySettings) -> Route:
-    """The answer passes no Python."""
+    """The answer passes no Python, unless its provider has compressed it."""
     route = _account_route(settings, METER_NATIVE)
-    route.typed_per_filter_config = meter_disabled()
+    route.typed_per_filter_config = encoded_answers(settings)
     if settings.metering is Metering.NATIVE:
         route.typed_per_filter_config |= reads_json()
     return route
@@ -66,7 +68,7 @@ def catch_all_route(settings: EnvoySettings) -> Route:
         match=RouteMatch(prefix="/"),
         route=RouteAction(cluster=NO_CLUSTER, timeout=seconds(0)),
         request_body_buffer_limit=settings.limits.request_body_bytes,
-        typed_per_filter_config=meter_disabled(),
+        typed_per_filter_config=no_answer(settings),
     )
 
 

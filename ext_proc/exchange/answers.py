@@ -90,8 +90,8 @@ def forward(
     """The answer to a granted hold: rewrite what the granted plan asks for, and hand out the ticket.
 
     `native`: Envoy's own parsers are there to read the usage. They hide nothing from the client, keep a whole answer in
-    memory, and do not know which attempt they read, so they are given only what they can take. `wish`: to be logged;
-    an answer that is passes meter.
+    memory, do not know which attempt they read, and are heard of late, so they are given only what they can take.
+    `wish`: to be logged; an answer that is passes meter.
     """
     candidate = proposal.candidates[reply.plan_index]
     lead = proposal.lead_of(candidate)
@@ -132,7 +132,8 @@ def forward(
         and cut is None
         and not asks_usage
         and not wish.granted
-        and _is_small(proposal, reply.output_limit),
+        and _is_small(proposal, reply.output_limit)
+        and not _is_tight(reply.states),
         cut=cut,
         store_failed=reply.stamp is None,
         realms=reply.realms,
@@ -215,6 +216,19 @@ def _overridden(member: Member | None) -> bool:
 def _is_small(proposal: Proposal, output_limit: int) -> bool:
     size = proposal.dialect.native_answer_bytes(proposal.facts, output_limit)
     return size is not None and size <= NATIVE_ANSWER_BYTES_MAX
+
+
+def _is_tight(states: tuple[AccountState, ...]) -> bool:
+    """Whether the next request may depend on when this one settles, for an account has less room than is held on it.
+
+    Then meter settles, which does so with the last byte of the answer; an end record comes some time after it, and a
+    client that asks again at once would be refused for the hold of what it has been answered.
+    """
+    return any(
+        state.account.cap - state.spent < 2 * state.held
+        for state in states
+        if state.deciding and state.account.measure is not Measure.REQUESTS  # a request is one, held or charged
+    )
 
 
 def refuse(refusal: Refusal, dialect: Dialect, settings: Settings, request_id: str) -> Refuse:

@@ -104,7 +104,7 @@ class EndRecord:
     `upstream_failed`: the connection to the provider could not be made or was lost. `status` is what the client got: an
     answer that was cut before Envoy passed its head on becomes Envoy's own 502. `upstream_body_bytes` came from the
     provider, whoever got them. Durations are in microseconds. `reported` is what Envoy's own parsers read in the
-    answer, by the paths of the dialects' usage tables.
+    answer, by the paths of the dialects' usage tables. `encoded`: the answer came compressed, which they do not read.
     """
 
     status: int
@@ -117,6 +117,7 @@ class EndRecord:
     duration_us: int
     first_byte_us: int | None
     reported: Mapping[str, object] = field(default_factory=dict)
+    encoded: bool = False
 
     @property
     def is_cut(self) -> bool:

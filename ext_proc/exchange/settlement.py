@@ -74,6 +74,11 @@ _CARRIES = frozenset({Code.EXTENDED, Code.EXISTS, Code.EXHAUSTED})
 _UNCHANGED = (PassChunk(None),)
 
 
+def settles_at_once(ticket: Ticket, record: EndRecord) -> bool:
+    """Whether this record is all that will be known of the answer: no meter has read it."""
+    return ticket.native and not record.encoded
+
+
 class Settlement:
     """One observer's view of how one attempt ends. `learned`: of its target, for what has to be estimated."""
 

@@ -50,7 +50,7 @@ class Ticket:
     would_refuse: tuple[str, ...] = ()  # rules in audit mode that would have refused it
     would_downgrade: tuple[str, ...] = ()  # rules in audit mode that would have swapped its model
     began_ms: int = 0  # how long after the request was admitted this attempt began
-    native: bool = False  # Envoy's own parsers read the usage: the end record settles, no meter is waited for
+    native: bool = False  # Envoy's own parsers read the usage, unless the answer is compressed: the end record settles
     verdict_rule: str = ""  # the rule that decided it, where one did
     cut: Cut | None = None  # who may end its stream before it is over
     store_failed: bool = False  # admitted while Redis did not answer: its hold is in a worker's outage journal

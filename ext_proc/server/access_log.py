@@ -1,8 +1,8 @@
 """The log role: Envoy's access log records, the universal end of every request.
 
-A record renews the lease of a running request, or ends it. Where Envoy's own parsers read the usage, the record has it
-and settles at once. Elsewhere meter settles first where it can; what is still open two seconds after the end is settled
-from the record. An end without a ticket (admission died or was cancelled) leaves a
+A record renews the lease of a running request, or ends it. Where Envoy's own parsers read the answer, the record has
+its usage and settles at once. Elsewhere meter settles first where it can, and what is still open two seconds after the
+end is settled from the record. An end without a ticket (admission died or was cancelled) leaves a
 tombstone, so that a hold that arrives later is never granted.
 """
 
@@ -19,7 +19,7 @@ from ext_proc.batches.ticket import FIELD as BATCH_FIELD
 from ext_proc.batches.ticket import BatchTicket
 from ext_proc.exchange.effects import Resolve
 from ext_proc.exchange.events import EndRecord
-from ext_proc.exchange.settlement import Settlement
+from ext_proc.exchange.settlement import Settlement, settles_at_once
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.ledger.interface import Basis, Charge, Resolution
 from ext_proc.server import messages
@@ -96,7 +96,7 @@ class AccessLog:
             self._worker.targets.ended(ticket, record)
         if self._worker.settler.knows(hold_id):
             return
-        if ticket.native:
+        if settles_at_once(ticket, record):
             self._settle(ticket, record)
         else:
             self._wait(ticket, record, asyncio.get_running_loop().time())

@@ -33,6 +33,9 @@ RETRY_ON: Final = "connect-failure,refused-stream,reset,retriable-headers"
 RETRIES_HEADER: Final = "x-tollgate-retries"
 FIRST_BYTE_HEADER: Final = "x-tollgate-first-byte-ms"
 REQUEST_TIMEOUT_HEADER: Final = "x-tollgate-request-ms"
+ENCODING_HEADER: Final = "content-encoding"
+"""Of an answer. Records tell it, because Envoy's own parsers do not inflate: such an answer passes meter."""
+
 REFUSED_DETAILS: Final = "tollgate_refused"
 """What `%RESPONSE_CODE_DETAILS%` says of our own refusals: their end records need no resolution."""
 
@@ -103,7 +106,7 @@ def response_head(headers: pb.HttpHeaders, now_us: int) -> ResponseHead:
     return ResponseHead(
         status=int(first.get(":status", "0")),
         content_type=first.get("content-type", ""),
-        content_encoding=first.get("content-encoding", ""),
+        content_encoding=first.get(ENCODING_HEADER, ""),
         now_us=now_us,
         has_body=not headers.end_of_stream,
     )
@@ -142,6 +145,7 @@ def end_record(entry: log_pb.HTTPAccessLogEntry) -> EndRecord:
         duration_us=common.duration.ToMicroseconds(),
         first_byte_us=first_byte.ToMicroseconds() if common.HasField("time_to_first_upstream_rx_byte") else None,
         reported=_reported(common.metadata),
+        encoded=bool(entry.response.response_headers.get(ENCODING_HEADER)),
     )
 
 

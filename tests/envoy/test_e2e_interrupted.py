@@ -132,22 +132,31 @@ def test_a_missing_usage_is_estimated(gateway: Gateway, stream: bool) -> None:
 
 @pytest.mark.parametrize("behavior", [{"gzip": True}, {"crlf": True}, {"no_last_newline": True}, {"split_bytes": 3}])
 @pytest.mark.parametrize("stream", [False, True])
-def test_odd_framing_is_metered_exactly(
-    gateway: Gateway, metering: str, behavior: dict[str, Any], stream: bool
-) -> None:
-    """Compression, CR LF, a missing last newline and tiny chunks change nothing about the charge.
-
-    But for one case: Envoy's own parsers do not inflate what a provider compressed without being asked to.
-    """
+def test_odd_framing_is_metered_exactly(gateway: Gateway, behavior: dict[str, Any], stream: bool) -> None:
+    """Compression, CR LF, a missing last newline and tiny chunks change nothing about the charge."""
     gateway.chat(behavior=behavior, usage={"input": 100, "output": 50}, stream=stream)
 
     entry = settled(gateway)
-    if metering == "native" and behavior == {"gzip": True} and not stream:
-        assert entry["basis"] == "estimated"
-        assert entry["charge_nanodollars"] > 0
-        return
     assert entry["basis"] == "reported"
     assert entry["charge_nanodollars"] == cost(GPT_4O_MINI, input_uncached=100, output=50)
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd"])
+def test_an_answer_that_cannot_be_read_is_charged_by_estimate(gateway: Gateway, encoding: str) -> None:
+    """A provider that compresses unasked is never free: its bytes are estimated, and counted as missing usage."""
+    body = b"x" * 4_000
+    behavior = {"headers": {"content-encoding": encoding}, "body": body.decode()}
+    with gateway.http.stream(
+        "POST", "/v1/chat/completions", json=chat_body(), headers=gateway.headers(behavior=behavior)
+    ) as answer:
+        assert b"".join(answer.iter_raw()) == body
+
+    (entry,) = gateway.resolved()
+    assert entry["basis"] == "estimated"
+    assert entry["usage"]["output"] == 1_000
+    assert entry["charge_nanodollars"] > 1_000 * 600
+    metrics = gateway.admin.get("/metrics").text
+    assert 'tollgate_usage_missing_total{model="openai-main/gpt-4o-mini"}' in metrics
 
 
 def test_killing_a_worker_leaves_answers_whole_and_the_books_balanced(running: RunningStack, gateway: Gateway) -> None:

@@ -55,6 +55,43 @@ def test_envoy_reads_a_recorded_body_as_our_meter_does(stack: Stack, path: Path)
     assert native_reading(stack, case_id(path), path.parent.name) == replace(metered, finished=False, output_bytes=0)
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "br"])
+@pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])
+def test_a_compressed_answer_passes_meter_as_it_is(stack: Stack, encoding: str, content_type: str) -> None:
+    """What a provider has compressed unasked, meter reads in either way of metering, and the end record says that it
+    does; the client gets the provider's bytes.
+    """
+    hold_id = f"{encoding}-{content_type}"
+    body = "not inflated by anybody on the way" * 100
+    headers = {"content-type": content_type, "content-encoding": encoding}
+    script = {"meter": "native", "provider": "body", "body": body, "response_headers": headers}
+    with stack.stream(hold_id, script=script) as answer:
+        assert b"".join(answer.iter_raw()) == body.encode()
+
+    assert messages.end_record(stack.observed.end_of(hold_id).entry).encoded
+    assert {"meter response_headers", "meter response_body"} <= set(stack.observed.steps_of(hold_id))
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])
+def test_a_plain_answer_passes_no_python(stack: Stack, content_type: str) -> None:
+    """Nothing of it is sent to a worker but its end record."""
+    hold_id = f"plain-{content_type}"
+    script = {"meter": "native", "provider": "body", "body": "{}", "response_headers": {"content-type": content_type}}
+    stack.post(hold_id, script=script)
+
+    assert not messages.end_record(stack.observed.end_of(hold_id).entry).encoded
+    assert stack.observed.steps_of(hold_id) == ["admit request_headers", "admit request_body"]
+
+
+def test_a_refusal_of_ours_passes_no_meter(stack: Stack) -> None:
+    """What admit itself answers is not sent to meter, though no route had been chosen by then."""
+    refused = stack.post("refused", script={"admit": "refuse"})
+
+    stack.observed.end_of("refused")
+    assert refused.status_code == 429
+    assert not [step for step in stack.observed.steps_of("refused") if step.startswith("meter")]
+
+
 @pytest.mark.parametrize("size", [2 << 20, 31 << 20])
 def test_a_large_answer_is_read_and_reaches_the_client_whole(stack: Stack, size: int) -> None:
     """Envoy keeps up to 32 MiB of an answer to read it, though a connection's own buffer is a thirty-second of that."""

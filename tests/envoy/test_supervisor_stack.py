@@ -92,11 +92,11 @@ def test_one_line_on_stdout_and_an_orderly_end(tmp_path: Path) -> None:
     assert "Traceback" not in stack.stderr() + "".join(stack.log(name) for name in stack.children_at_start)
 
 
-def test_the_three_requests_end_as_they_are_told(tmp_path: Path) -> None:
+def test_the_three_requests_end_as_they_are_told(tmp_path: Path, metering: str) -> None:
     """The curl lines that greet a newcomer, run by a shell as they stand: one passes, one gets 400, the last empties
     the demo budget and gets the 429.
     """
-    with running_stack(tmp_path, shipped_policies()) as stack:
+    with running_stack(tmp_path, shipped_policies(), "--metering", metering) as stack:
         told = re.split(r"^# ", stack.stderr(), flags=re.MULTILINE)[1:]
         statuses = []
         for comment_and_line in told:

@@ -14,11 +14,22 @@ from ext_proc.dialects import registry
 from ext_proc.exchange.admission import Admission
 from ext_proc.exchange.effects import AskHold, Forward, Resolve
 from ext_proc.exchange.events import EndRecord, HoldAnswered, RequestBody, RequestHead
-from ext_proc.exchange.settlement import Settlement
+from ext_proc.exchange.settlement import Settlement, settles_at_once
 from ext_proc.exchange.terms import Terms
 from ext_proc.exchange.ticket import Ticket
 from ext_proc.ledger import ids
-from ext_proc.ledger.interface import Basis, Code, HoldReply, Resolution, Stamp
+from ext_proc.ledger.interface import (
+    AccountSpec,
+    AccountState,
+    Basis,
+    Code,
+    HoldReply,
+    Measure,
+    Resolution,
+    Stamp,
+    Window,
+    WindowKind,
+)
 from ext_proc.policy.loader import load
 
 NOW_US = 1_780_000_000_000_000
@@ -47,13 +58,14 @@ def terms(tmp_path_factory: pytest.TempPathFactory) -> Terms:
     return Terms.of(load(directory), lease_ms=120_000, native=True)
 
 
-def ticket_of(terms: Terms, path: str, body: Mapping[str, Any]) -> Ticket:
-    """The ticket of a request that is admitted."""
+def ticket_of(terms: Terms, path: str, body: Mapping[str, Any], *, states: tuple[AccountState, ...] = ()) -> Ticket:
+    """The ticket of a request that is admitted. `states`: of the accounts it is held on, with its hold."""
     admission = Admission(terms, ids.mint(NOW_US, b"12345678"), "req_1")
     admission.receive(RequestHead("POST", path, (), NOW_US))
     effects = admission.receive(RequestBody(json.dumps(body).encode(), NOW_US))
     (ask,) = [effect for effect in effects if isinstance(effect, AskHold)]
-    granted = HoldReply(Code.HELD, Stamp(NOW_US, "e", 1), plan_index=0, output_limit=ask.request.plans[0].output_max)
+    output_limit = ask.request.plans[0].output_max
+    granted = HoldReply(Code.HELD, Stamp(NOW_US, "e", 1), plan_index=0, output_limit=output_limit, states=states)
     (forward,) = [effect for effect in admission.receive(HoldAnswered(granted)) if isinstance(effect, Forward)]
     assert Ticket.decode(forward.ticket.encode()) == forward.ticket
     return forward.ticket
@@ -94,6 +106,51 @@ def test_what_envoy_can_read_is_left_to_envoy(terms: Terms, path: str, body: Map
 def test_what_envoy_cannot_read_goes_through_meter(terms: Terms, path: str, body: Mapping[str, Any]) -> None:
     """What must be hidden, counted in an array, or may be too large to keep, is metered."""
     assert not ticket_of(terms, path, body).native
+
+
+ROOMY, TIGHT = (70, 10), (81, 10)
+"""What is spent and held of a cap of 100: the last hold again fits beside it, and does not."""
+
+
+@pytest.mark.parametrize(
+    ("amounts", "native"),
+    [
+        ([(ROOMY, Measure.COST, True)], True),
+        ([(TIGHT, Measure.COST, True)], False),
+        ([(ROOMY, Measure.COST, True), (TIGHT, Measure.TOKENS, True)], False),
+        ([(TIGHT, Measure.COST, False)], True),
+        ([(TIGHT, Measure.REQUESTS, True)], True),
+    ],
+    ids=["room", "tight", "one of two", "tracking", "requests"],
+)
+def test_where_the_next_request_waits_for_this_charge_meter_settles(
+    terms: Terms, amounts: list[tuple[tuple[int, int], Measure, bool]], native: bool
+) -> None:
+    """Near the end of a budget the charge comes with the answer's last byte, not with the record after it: whoever asks
+    again at once must not be refused for a hold that is over. A settle frees nothing of an account that only tracks, or
+    that counts requests.
+    """
+    states = tuple(
+        AccountState(
+            AccountSpec("budget", "b", "r", "r", (), measure, Window(WindowKind.LIFETIME), cap=100),
+            deciding,
+            spent,
+            held,
+            window_start_us=None,
+            window_end_us=None,
+        )
+        for (spent, held), measure, deciding in amounts
+    )
+    assert ticket_of(terms, "/v1/chat/completions", CHAT, states=states).native is native
+
+
+def test_of_a_compressed_answer_the_record_waits_for_meter(terms: Terms) -> None:
+    """Envoy's own parsers do not inflate, so such an answer passes meter, which knows more than its record."""
+    ticket = ticket_of(terms, "/v1/chat/completions", CHAT)
+
+    assert settles_at_once(ticket, RECORD)
+    assert not settles_at_once(ticket, replace(RECORD, encoded=True))
+    assert not settles_at_once(replace(ticket, native=False), RECORD)
 
 
 def resolve(ticket: Ticket, record: EndRecord) -> tuple[Resolution, bool]:
