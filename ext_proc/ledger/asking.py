@@ -132,11 +132,27 @@ class Asker:
     async def _call(self, deadline: float, *words: Word) -> object:
         """One command, answered by the loop's time `deadline`. Raises StoreError."""
         reply = self._channel.call(*words)
-        timer = asyncio.get_running_loop().call_at(deadline, _was_due, reply, deadline)
+        timer = asyncio.get_running_loop().call_at(deadline, self._was_due, reply, deadline, deadline)
         try:
             return await reply
         finally:
             timer.cancel()
+
+    def _was_due(self, reply: Reply, due: float, deadline: float) -> None:
+        """Whether an unanswered call is to wait for longer than until `due`, which is now.
+
+        A Redis that answers others is not silent: their calls stand before this one, as in a burst. And what kept our
+        own loop busy kept it from sending the call, or from reading its answer: by as much as it is late, it waits on.
+        """
+        if reply.done():
+            return
+        loop = asyncio.get_running_loop()
+        heard_out = self._channel.heard_at + self._options.deadline_ms / 1000
+        at_most = deadline + self._options.overtime_ms / 1000
+        if (longer := min(heard_out, at_most)) > due:
+            loop.call_at(longer, self._was_due, reply, longer, deadline)
+        else:
+            loop.call_later(loop.time() - due, _give_up, reply, _LAST_TURNS)
 
     async def read(self, *words: Word) -> object:
         """A plain read for people, who can wait longer than a request. Raises StoreError."""
@@ -216,16 +232,6 @@ class Asker:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _was_due(reply: Reply, deadline: float) -> None:
-    """Give an unanswered call as long again as the loop was late to notice its deadline.
-
-    What kept the loop busy kept it from sending the call, or from reading its answer: that is no silence of Redis.
-    """
-    loop = asyncio.get_running_loop()
-    if not reply.done():
-        loop.call_later(loop.time() - deadline, _give_up, reply, _LAST_TURNS)
 
 
 def _give_up(reply: Reply, turns: int) -> None:

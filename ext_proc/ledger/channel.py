@@ -47,6 +47,11 @@ class Channel(Protocol):
         """How many connections there have been: a new one may lead to another server."""
         ...
 
+    @property
+    def heard_at(self) -> float:
+        """When the last answer came, by the event loop's time."""
+        ...
+
     def call(self, *words: Word) -> Reply:
         """Send one command."""
         ...
@@ -65,6 +70,7 @@ class SharedConnection:
 
     def __init__(self, connect: Callable[[], Awaitable[AbstractConnection]]) -> None:
         self.sessions = 0
+        self.heard_at = 0.0
         self._connect = connect
         self._wanted = asyncio.Event()
         self._outgoing: list[tuple[bytes, Reply]] = []
@@ -154,6 +160,7 @@ class SharedConnection:
                 raise RedisConnectionError(f"this server does not serve us now: {error}") from error
             except ResponseError as error:
                 answer = StoreError(str(error))
+            self.heard_at = asyncio.get_running_loop().time()
             reply = self._waiting.popleft()
             if reply.done():
                 continue

@@ -32,12 +32,14 @@ class Retention:
 class LedgerOptions:
     """How a worker talks to Redis.
 
-    `deadline_ms` must stay well below Envoy's `message_timeout` of 2 s: a hold may ask three times. It runs from the
-    moment a call is made, and longer by as much as the event loop is late to notice its end.
+    `deadline_ms` is how long Redis may be silent: it runs from the moment a call is made, or from the last answer to
+    another one, for at most `overtime_ms` more, and longer by as much as the event loop is late to notice its end. The
+    two together must stay below Envoy's `message_timeout` of 2 s; a hold may ask three times, though rarely does.
     """
 
     realm: str = DEFAULT_REALM
     deadline_ms: int = 500
+    overtime_ms: int = 1_000
     connect_timeout_ms: int = 1_000
     breaker_failures: int = 5  # in a row, before calls stop waiting
     breaker_pause_ms: int = 500  # between two probes of a Redis that failed

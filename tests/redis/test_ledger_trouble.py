@@ -408,3 +408,38 @@ def test_answer_that_a_busy_loop_reads_late_is_an_answer(redis_url: str) -> None
     for new_loop in (asyncio.new_event_loop, uvloop.new_event_loop):
         with asyncio.Runner(loop_factory=new_loop) as runner:
             runner.run(run())
+
+
+BUSY = """
+local function now() local time = redis.call('TIME') return time[1] * 1e6 + time[2] end
+local started = now()
+while now() - started < 600000 do end
+return 0
+"""
+"""Keeps Redis from everything else for 600 ms."""
+
+READ_BYTES = 16 << 10
+"""Redis reads so much at a time, and answers what it has read of it together."""
+
+
+@pytest.mark.parametrize(("overtime_ms", "code"), [(10_000, Code.HELD), (0, Code.UNAVAILABLE)])
+def test_call_waits_behind_calls_that_are_answered(overtime_ms: int, code: Code, redis_url: str) -> None:
+    """A burst takes Redis longer than the deadline: while it answers what came before, it is not silent, and a hold is
+    waited for, but not for ever.
+    """
+
+    async def run() -> None:
+        options = replace(HASTY, deadline_ms=1_000, overtime_ms=overtime_ms)
+        channel = open_channel(redis_url, options.realm, options.connect_timeout_ms)
+        ledger = RedisLedger(channel, options)
+        await ledger.start()
+        try:
+            await channel.call("PING")
+            before = [channel.call("EVAL", BUSY, 0, "x" * READ_BYTES) for _ in range(3)]
+            reply = await ledger.hold(new_hold(ledger, 1))
+            assert reply.code is code
+            await asyncio.gather(*before)
+        finally:
+            await ledger.close()
+
+    asyncio.run(run())
