@@ -114,12 +114,6 @@ class Gateway:
         """One OpenAI chat completion, read to its end."""
         return self.http.post("/v1/chat/completions", json=chat_body(**body), headers=self.headers(usage, behavior))
 
-    def chat_alone(self, *, usage: object = None, behavior: object = None, **body: Any) -> httpx.Response:
-        """The same on a connection of its own: for crowds, which one client's pool would queue."""
-        url = f"{self.stack.listen}/v1/chat/completions"
-        headers = self.headers(usage, behavior)
-        return httpx.post(url, json=chat_body(**body), headers=headers, timeout=PATIENCE_SECONDS)
-
     def crowd(
         self,
         count: int,

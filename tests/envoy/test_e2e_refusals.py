@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e_kit import GPT_4O_MINI, POLICIES, Gateway, chat_body, cost, eventually
+from tests.e2e_kit import GPT_4O_MINI, POLICIES, Answered, Gateway, chat_body, cost
 from tests.stack_fixture import RunningStack, running_stack
 
 pytestmark = pytest.mark.envoy
@@ -212,33 +213,35 @@ def test_a_rate_limit_refuses_the_request_after_the_last_and_names_its_rule(gate
     assert int(refused.headers["retry-after"]) > 0
 
 
-def test_two_hundred_at_a_budget_for_fifty(gateway: Gateway) -> None:
+def test_two_hundred_at_a_budget_for_fifty(gateway: Gateway, metering: str) -> None:
     """Exactly as many pass as fit, not a nano-dollar over, and nothing stays held (T01, T02, T04)."""
     limit = 500
     body = {"max_tokens": limit, "messages": [{"role": "user", "content": "x"}], "user": gateway.cost_center}
     hold = _hold_of_one(gateway, body)
     policy = SMALL.replace("limit_to: 0.001", f"limit_to: {(hold * 50 + hold // 2) / 1e9:.9f}")
     cap = round(float(policy.split("limit_to: ")[1].split("\n", maxsplit=1)[0]) * 1e9)
-    with running_stack(gateway.stack.errors.parent / "fifty", {**POLICIES, "small.yaml": policy}) as stack:
+    small = {**POLICIES, "small.yaml": policy}
+    with running_stack(gateway.stack.errors.parent / "fifty", small, "--metering", metering) as stack:
         crowd = Gateway(stack, "crowd")
         crowd.tags["size"] = "small"
-        behavior = {"hold_open_until": "crowd"}
-        usage = {"input": 1, "output": limit}
-        with ThreadPoolExecutor(200) as pool:
-            answers = [pool.submit(crowd.chat_alone, usage=usage, behavior=behavior, **body) for _ in range(200)]
-            eventually(lambda: True if sum(answer.done() for answer in answers) >= 150 else None, "150 refusals")
-            refused = [answer.result() for answer in answers if answer.done()]
-            held = crowd.account("small-daily")["held"]
-            crowd.release("crowd")
-            passed = [answer.result() for answer in answers if answer.result().status_code == 200]
+        refused: list[Answered] = []
+        held: list[int] = []
+
+        def after_150(answer: Answered) -> None:
+            refused.append(answer)
+            if len(refused) == 150:
+                held.append(crowd.account("small-daily")["held"])
+                crowd.release("crowd")
+
+        usage, behavior = {"input": 1, "output": limit}, {"hold_open_until": "crowd"}
+        answers = crowd.crowd(200, usage=usage, behavior=behavior, on_answer=after_150, **body)
         entries = crowd.resolved(50)
         account = crowd.account("small-daily")
         crowd.close()
 
-    assert len(passed) == 50
-    assert {answer.status_code for answer in refused} == {429}
-    assert {answer.json()["error"]["code"] for answer in refused} == {"budget_contended"}
-    assert held == hold * 50
+    assert Counter(answer.status for answer in answers) == {200: 50, 429: 150}
+    assert {answer.document["error"]["code"] for answer in refused[:150]} == {"budget_contended"}
+    assert held == [hold * 50]
     assert len(entries) == 50
     assert account["held"] == 0
     assert account["spent"] == sum(entry["charge_nanodollars"] for entry in entries) <= cap

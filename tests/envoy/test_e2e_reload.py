@@ -187,7 +187,7 @@ class Load:
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(timeout=timeout, connector=connector) as client:
             open_ones = [asyncio.create_task(self._hold(client, number)) for number in range(IN_FLIGHT)]
-            await self._until_held(client)
+            await self._until_held(client, open_ones)
             passers_by = [asyncio.create_task(self._pass(client, number)) for number in range(PASSERS_BY)]
             before = (await asyncio.to_thread(self.site.policy))["version"]
             await asyncio.to_thread(change)
@@ -199,9 +199,13 @@ class Load:
                 assert released.status == 200
             await asyncio.gather(*open_ones)
 
-    async def _until_held(self, client: aiohttp.ClientSession) -> None:
+    async def _until_held(self, client: aiohttp.ClientSession, open_ones: list[asyncio.Task[None]]) -> None:
+        """Until all of them wait at the gate. One that has ended was refused, and says so."""
         waiting: dict[str, int] = {}
         while waiting.get(self.gate, 0) < IN_FLIGHT:
+            for task in open_ones:
+                if task.done():
+                    task.result()
             async with client.get(f"{self.site.stack.mock_url}/mock/waiting") as answer:
                 waiting = (await answer.json())["waiting"]
 
