@@ -57,8 +57,12 @@ SLOW = (
     "tests/property/test_ledger_realms.py",
     "tests/property/test_ledger_torn.py",
 )
-PYTEST = ("-q", "-p", "no:cacheprovider", "--capture=no", f"--rootdir={ROOT}", "-m", "not crash", "-k", "not memory")
-"""What a test asks of the model alone no script can change."""
+PYTEST = (
+    "-q",
+    *("-p", "no:cacheprovider", "--capture=no", "--assert=plain", "--tb=native"),  # nobody reads why
+    *("-m", "not crash", "-k", "not memory"),  # what a test asks of the model alone no script can change
+    f"--rootdir={ROOT}",
+)
 
 EQUIVALENT: dict[tuple[str, str], str] = {}
 """(script, line) whose absence or turn changes nothing that can be seen, and why."""
@@ -151,7 +155,7 @@ class Trials:
         self._tried = tried
         self._confirm = confirm
         self._seconds: dict[str, float] = {}
-        self._noticed: Counter[tuple[str, str]] = Counter()
+        self._noticed = Counter((found["part"], found["by"]) for found in found_before())
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -171,7 +175,8 @@ class Trials:
             if by:
                 self._noticed[mutant.part, by] += 1
                 with FOUND.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"key": mutant.key, "mutant": str(mutant), "by": by}) + "\n")
+                    found = {"key": mutant.key, "part": mutant.part, "mutant": str(mutant), "by": by}
+                    file.write(json.dumps(found) + "\n")
             else:
                 self.survivors.append(mutant)
             told = f"noticed by {by.rpartition('/')[2]}" if by else "survived"
@@ -225,11 +230,11 @@ def first_to_fail(session: pytest.Session, items: list[pytest.Item], mutant: Mut
     return told or ("" if status == 0 else items[0].nodeid)
 
 
-def noticed_before() -> set[str]:
-    """The keys of what a test has noticed already."""
+def found_before() -> list[dict[str, str]]:
+    """What a test has noticed in earlier runs, and which."""
     if not FOUND.exists():
-        return set()
-    return {json.loads(line)["key"] for line in FOUND.read_text(encoding="utf-8").splitlines()}
+        return []
+    return [json.loads(line) for line in FOUND.read_text(encoding="utf-8").splitlines()]
 
 
 def main(arguments: list[str]) -> int:
@@ -245,7 +250,7 @@ def main(arguments: list[str]) -> int:
         return 2
     os.chdir(ROOT)
     FOUND.parent.mkdir(exist_ok=True)
-    noticed = noticed_before()
+    noticed = {found["key"] for found in found_before()}
     with running_redis("--save", "") as server:
         paths = sorted(path for path in LUA.iterdir() if not names or path.name in names)
         every = [mutant for path in paths for mutant in mutants(server, path, every_way="--every-way" in arguments)]

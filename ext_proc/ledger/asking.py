@@ -25,6 +25,7 @@ from ext_proc.ledger.errors import (
 from ext_proc.ledger.interface import Stamp
 from ext_proc.ledger.options import LedgerOptions
 from ext_proc.ledger.scripts import Script
+from ext_proc.ledger.server_time import ServerTime
 
 _ATTEMPTS = 2
 _READ_DEADLINE_MS = 5_000
@@ -60,7 +61,7 @@ class Asker:
         self._clock_key = f"{self.prefix}clock"
         self._breaker = Breaker(options.breaker_failures)
         self._stamp: Stamp | None = None
-        self._stamped_at_ns = 0
+        self._server_time = ServerTime()
         self._sessions = 0
         self._run_id = ""
         self._tasks: set[asyncio.Task[object]] = set()
@@ -78,12 +79,9 @@ class Asker:
         await self._channel.close()
 
     def now_us(self) -> int:
-        """The best estimate of Redis time: its last answer plus what has passed here since. This process's own clock
-        only until the first answer.
-        """
-        if self._stamp is None:
-            return self._wall_us()
-        return self._stamp.redis_us + (time.monotonic_ns() - self._stamped_at_ns) // 1000
+        """The best estimate of Redis time, by its answers. This process's own clock only until the first of them."""
+        told_us = self._server_time.at_us(time.monotonic_ns() // 1000)
+        return self._wall_us() if told_us is None else told_us
 
     async def run(self, name: str, *arguments: Word) -> list[bytes]:
         """One script, with our retries, within the deadline. Raises StoreError."""
@@ -170,7 +168,7 @@ class Asker:
     def _heard(self, stamp: Stamp) -> None:
         """Keep the stamp, and notice a Redis that has come back empty or older, or is another one."""
         known, self._stamp = self._stamp, stamp
-        self._stamped_at_ns = time.monotonic_ns()
+        self._server_time.heard(stamp.redis_us, time.monotonic_ns() // 1000)
         if known is not None and known.epoch:
             if stamp.epoch != known.epoch:
                 self.counters.epochs_changed += 1

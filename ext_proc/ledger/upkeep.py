@@ -102,21 +102,26 @@ async def stats(read: Read, prefix: str) -> tuple[KindStats, ...]:
 
 
 async def trim_journal(read: Read, prefix: str, *, older_than_us: int, max_bytes: int) -> int:
-    """Drop entries past an age, and the oldest while the journal is larger than `max_bytes`; how many were dropped.
+    """Drop journal entries and posting rows past an age, and the oldest while either stream is larger than `max_bytes`.
 
-    The number is also added up in Redis, in `journal_dropped` of the clock key: what was dropped is never silent.
+    Returns how many were dropped. They are also added up in Redis, in `journal_dropped` and `postings_dropped` of the
+    clock key: what was dropped is never silent.
     """
-    journal = f"{prefix}journal"
-    dropped = cast("int", await read("XTRIM", journal, "MINID", f"{older_than_us // 1000}-0"))
-    await read("XTRIM", f"{prefix}postings", "MINID", f"{older_than_us // 1000}-0")
-    entries = cast("int", await read("XLEN", journal))
-    size = cast("int | None", await read("MEMORY", "USAGE", journal)) or 0
+    dropped = 0
+    for stream in ("journal", "postings"):
+        trimmed = await _trim(read, f"{prefix}{stream}", older_than_us=older_than_us, max_bytes=max_bytes)
+        if trimmed:
+            await read("HINCRBY", f"{prefix}clock", f"{stream}_dropped", trimmed)
+        dropped += trimmed
+    return dropped
+
+
+async def _trim(read: Read, stream: str, *, older_than_us: int, max_bytes: int) -> int:
+    dropped = cast("int", await read("XTRIM", stream, "MINID", f"{older_than_us // 1000}-0"))
+    entries = cast("int", await read("XLEN", stream))
+    size = cast("int | None", await read("MEMORY", "USAGE", stream)) or 0
     if size > max_bytes:
-        kept = entries * max_bytes // size
-        dropped += cast("int", await read("XTRIM", journal, "MAXLEN", kept))
-        await read("XTRIM", f"{prefix}postings", "MAXLEN", kept)
-    if dropped:
-        await read("HINCRBY", f"{prefix}clock", "journal_dropped", dropped)
+        dropped += cast("int", await read("XTRIM", stream, "MAXLEN", entries * max_bytes // size))
     return dropped
 
 

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from ext_proc.ledger import ids
-from ext_proc.ledger.interface import Code, Period, Posting, Window, WindowKind
+from ext_proc.ledger.interface import Code, Part, Period, Posting, Window, WindowKind
 from ext_proc.ledger.options import Retention
 from ext_proc.ledger.redis_ledger import RedisLedger
 from tests.conftest import running_redis
@@ -99,6 +99,28 @@ def test_journal_is_trimmed_by_size_and_age_and_says_so(redis_url: str) -> None:
             await ledger.trim_journal()
             assert await ledger.journal(10) == ()
             assert await ledger.read("HGET", "tg:{0}:clock", "journal_dropped") == b"200"
+
+    asyncio.run(run())
+
+
+def test_posting_rows_are_trimmed_by_their_own_size_and_counted(redis_url: str) -> None:
+    """A realm that keeps rows but no journal is bounded all the same: by size, by age, and what went is counted."""
+
+    async def run() -> None:
+        options = replace(PATIENT, retention=Retention(journal_max_bytes=8_000))
+        async with connected(redis_url, options) as ledger:
+            for number in range(200):
+                request = simple_hold(ids.mint(ledger.now_us(), number.to_bytes(8, "big")), 10, account(cap=10**6))
+                await ledger.hold(replace(request, part=Part("the whole", home="t7")))
+                await ledger.resolve(settle(request.hold_id, 7))
+            dropped = await ledger.trim_journal()
+            assert 0 < dropped < 200
+            assert await ledger.read("XLEN", "tg:{0}:postings") == 200 - dropped
+            assert await ledger.read("HGET", "tg:{0}:clock", "journal_dropped") is None
+        aged = replace(PATIENT, retention=Retention(journal_ms=-1_000))
+        async with connected(redis_url, aged) as ledger:
+            await ledger.trim_journal()
+            assert await ledger.read("HGET", "tg:{0}:clock", "postings_dropped") == b"200"
 
     asyncio.run(run())
 
