@@ -3,8 +3,8 @@
     ./dev test --mutation [--fresh] [--quick] [--every-way] [file.lua …]        all scripts without a name
 
 A line is broken by leaving it out or, where the script then no longer compiles, by turning an operator or a number;
-with `--every-way` it is broken in each of these ways in turn. The quick tests run first, the stateful tests for what
-survives them, unless `--quick` leaves them out.
+with `--every-way` it is broken in each of these ways in turn. The quick tests run first; those that play trouble, and
+the stateful ones, take what survives them, unless `--quick` leaves them out.
 
 Tests are collected once, and pass once as the scripts are. Each broken script is then tried in a process forked from
 there, with the same Redis, up to the first test that fails; those that noticed most in the same script are asked first.
@@ -48,10 +48,14 @@ QUICK = (
     "tests/redis/test_ledger_effects.py",
     "tests/redis/test_ledger_edges.py",
     "tests/redis/test_ledger_realm_parts.py",
+)
+WAITING = (
     "tests/redis/test_ledger_upkeep.py",
     "tests/redis/test_ledger_outage.py",
     "tests/redis/test_ledger_trouble.py",
 )
+"""Tests that may wait in vain for what a broken script never does."""
+
 SLOW = (
     "tests/property/test_ledger_machine.py",
     "tests/property/test_ledger_realms.py",
@@ -255,7 +259,7 @@ def main(arguments: list[str]) -> int:
         paths = sorted(path for path in LUA.iterdir() if not names or path.name in names)
         every = [mutant for path in paths for mutant in mutants(server, path, every_way="--every-way" in arguments)]
     survivors = [mutant for mutant in every if mutant.key not in noticed]
-    stages = ((QUICK, 120, True), (SLOW, 1_800, False))
+    stages = ((QUICK, 60, True), (WAITING, 60, True), (SLOW, 1_800, False))
     for tests, seconds, confirm in stages[:1] if "--quick" in arguments else stages:
         trials = Trials(survivors, confirm=confirm)
         if survivors:

@@ -355,7 +355,7 @@ def test_what_belongs_together_is_forgotten_together(told: Told) -> None:
 
     async def story(both: Pair) -> None:
         spec = account(cap=10**6, window=LIFETIME)
-        for step_us in (0, 30 * SECOND_US, 400 * SECOND_US, 2 * DAY_US):
+        for step_us in (0, 100 * SECOND_US, 50 * SECOND_US, 400 * SECOND_US, 2 * DAY_US):
             await both.move(step_us)
             await both.hold(Posting(spec, deciding=True, fixed=1), Posting(RATE, deciding=True, fixed=1))
             if not step_us:

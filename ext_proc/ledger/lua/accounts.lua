@@ -6,7 +6,7 @@ local SUB_WINDOWS = 60
 local accounts = {}
 
 -- The account of one window, with what the script has already decided to change. It has no `generation` until
--- something is held on it; one that is past its time is `stale`: still stored, and to be deleted before it is begun anew.
+-- something is held on it, nor past its time: what is `stored` of it then is deleted before it is begun anew.
 local function account(kind, name)
   local key = PREFIX .. kind .. ':' .. name
   local known = accounts[key]
@@ -14,10 +14,9 @@ local function account(kind, name)
     return known
   end
   local stored = redis.call('HMGET', key, 'gen', 'spent', 'held', 'cap', 'exp', 'thr', 'crossed', 'latch')
-  known = { kind = kind, name = name, key = key, spent = 0, held = 0, expires = 0, crossed = 0, stale = stored[1] }
+  known = { kind = kind, name = name, key = key, spent = 0, held = 0, expires = 0, crossed = 0, stored = stored[1] }
   local expires = figure(stored[5], 'expiry')
   if stored[1] and expires > now then
-    known.stale = false
     known.generation = stored[1]
     known.spent = figure(stored[2], 'spent')
     known.held = figure(stored[3], 'held')
@@ -46,7 +45,7 @@ local function forget(a, period)
   a.slots = PREFIX .. 'slots:' .. a.name
   a.slot_count = redis.call('ZCARD', a.slots)
   if not a.generation then
-    a.stale = a.stale or a.slot_count > 0
+    a.stored = a.stored or a.slot_count > 0
     a.slot_count = 0
     return
   end

@@ -111,7 +111,7 @@ local function begin(a, spec)
     refresh_rule(a, spec)
     return
   end
-  if a.stale then
+  if a.stored then
     write('DEL', a.key, a.slots or top_key(a))
   end
   a.generation = text(seq + 1)
