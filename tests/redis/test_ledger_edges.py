@@ -13,6 +13,7 @@ from typing import cast
 
 import pytest
 
+from ext_proc.ledger.amounts import MAX_AMOUNT
 from ext_proc.ledger.interface import (
     Code,
     HoldReply,
@@ -229,6 +230,21 @@ def test_thresholds_are_edited_while_their_account_lives(told: Told) -> None:
     told(story)
 
 
+def test_threshold_passed_and_armed_again_in_one_step_is_told_again(told: Told) -> None:
+    """Attempt 1 passes a threshold in the step in which attempt 2 brings a raised cap: it lies ahead again."""
+
+    async def story(both: Pair) -> None:
+        spec = account(cap=100)
+        raised = replace(spec, cap=1_000)
+        await both.hold(Posting(spec, deciding=True, fixed=10))
+        attempt, first = hold_id(both.count, both.clock(), attempt=2), settle(both.last, 80)
+        await both.hold(Posting(raised, deciding=True, fixed=10), hold_id=attempt, previous=first)
+        await both.spend(raised, 700)
+        assert [(alert.percent, alert.cap) for alert in await both.model.alerts("", 10)] == [(75, 100), (75, 1_000)]
+
+    told(story)
+
+
 def test_a_cap_of_nothing_has_no_thresholds(told: Told) -> None:
     """An account whose cap is 0 tells nothing, and tells again what it is past once the cap is back."""
 
@@ -297,6 +313,19 @@ def test_constrained_from_the_first_request(told: Told) -> None:
             assert await refused(both, (Posting(spec, deciding=True, fixed=1, spent_below=0),)) == (
                 RefusedBecause.CONSTRAINED,
             )
+
+    told(story)
+
+
+def test_largest_amount_fits_the_largest_cap(told: Told) -> None:
+    """An amount that saturates is granted whole by a cap that does, and by no other."""
+
+    async def story(both: Pair) -> None:
+        for cap, limit in ((MAX_AMOUNT, 10**7), (MAX_AMOUNT - 1, 10**6)):
+            posting = Posting(account(f"{cap}", cap=cap), deciding=True, fixed=0, per_output_milli=9 * 10**12)
+            reply = await both.hold(plans=(one_plan(posting, output_max=10**7),))
+            assert (reply.code, reply.output_limit >= limit) == (Code.HELD, True)
+            assert (reply.output_limit == 10**7) is (cap == MAX_AMOUNT)
 
     told(story)
 
@@ -373,12 +402,11 @@ def test_series_are_kept_for_nine_days_and_four_hundred(told: Told) -> None:
 
     async def story(both: Pair) -> None:
         await both.move(5 * 3_600 * SECOND_US + 77)
+        expected = (START_US + 5 * 3_600 * SECOND_US + 9 * DAY_US, START_US + 401 * DAY_US)
         for _ in range(2):
             await both.spend(account(), 5, (("repo", "core"),))
-        hour, day = [await the_key(both, f"series:{period}") for period in ("hour", "day")]
-        ends = await expiries_us(both, hour, day)
-        expected = (START_US + 5 * 3_600 * SECOND_US + 9 * DAY_US, START_US + 401 * DAY_US)
-        assert [abs(end - at) < SECOND_US for end, at in zip(ends, expected, strict=True)] == [True, True]
+            ends = await expiries_us(both, *[await the_key(both, f"series:{period}") for period in ("hour", "day")])
+            assert [abs(end - at) < SECOND_US for end, at in zip(ends, expected, strict=True)] == [True, True]
 
     told(story)
 

@@ -24,6 +24,7 @@ local function account(kind, name)
     known.expires = expires
     known.thresholds = stored[6]
     known.crossed = figure(stored[7], 'threshold')
+    known.kept_crossed = known.crossed
     known.latches = stored[8] == '1'
   end
   accounts[key] = known

@@ -17,13 +17,9 @@ end
 -- Tell each threshold that the spend has passed, once per window: `crossed` remembers the highest.
 local function alert(a)
   local cap = tonumber(a.cap)
-  if cap == 0 then
-    return
-  end
-  local before = a.crossed
   for word in string.gmatch(a.thresholds, '%d+') do
     local percent = tonumber(word)
-    if percent > a.crossed and a.spent >= share(cap, percent) then
+    if cap > 0 and percent > a.crossed and a.spent >= share(cap, percent) then
       a.crossed = percent
       redis.call('XLEN', OUTBOX) -- only to find a key of another type before the first write
       write(
@@ -33,8 +29,9 @@ local function alert(a)
       )
     end
   end
-  if a.crossed ~= before then
+  if a.crossed ~= a.kept_crossed then
     write('HSET', a.key, 'crossed', text(a.crossed))
+    a.kept_crossed = a.crossed
   end
 end
 
@@ -47,10 +44,7 @@ local function rearm(a)
       reached = math.max(reached, tonumber(word))
     end
   end
-  if reached < a.crossed then
-    a.crossed = reached
-    write('HSET', a.key, 'crossed', text(reached))
-  end
+  a.crossed = math.min(a.crossed, reached)
   alert(a)
 end
 
