@@ -16,6 +16,7 @@ import pytest
 from ext_proc.ledger.amounts import MAX_AMOUNT
 from ext_proc.ledger.interface import (
     Code,
+    Extension,
     HoldReply,
     Measure,
     Period,
@@ -142,6 +143,57 @@ def test_repeated_call_is_no_change(told: Told) -> None:
         assert await both.ask("expire", 10) == 0
         assert (await both.ask("hold", request)).stamp.seq == 2
         assert both.redis.counters.refused_by_store == 0
+
+    told(story)
+
+
+# --- extensions -----------------------------------------------------------------------------------------------------
+
+
+def test_extension_grants_the_last_token_there_is(told: Told) -> None:
+    """One token that fits is granted, the next is not; and neither the repeat nor the refusal is a change."""
+
+    async def story(both: Pair) -> None:
+        spec = account(cap=100, window=LIFETIME)
+        await both.hold(Posting(spec, deciding=True, fixed=99))
+        for code in (Code.EXTENDED, Code.EXISTS):
+            reply = await both.ask("extend", Extension(both.last, 1, 1_000, (spec,)))
+            assert (reply.code, reply.output, reply.stamp.seq) == (code, 1, 2)
+        reply = await both.ask("extend", Extension(both.last, 9, 1_000, (spec,)))
+        assert (reply.code, reply.output, reply.stamp.seq) == (Code.EXHAUSTED, 1, 2)
+
+    told(story)
+
+
+def test_extension_has_the_room_that_a_rate_window_has_forgotten(told: Told) -> None:
+    """What left the window while the answer went on is free for it; where that is not enough, nothing has changed."""
+
+    async def story(both: Pair) -> None:
+        await both.hold(Posting(RATE, deciding=True, fixed=60))
+        await both.move(30 * SECOND_US)
+        await both.hold(Posting(RATE, deciding=True, fixed=30))
+        hold = both.last
+        await both.move(31 * SECOND_US)
+        assert (await both.ask("extend", Extension(hold, 9, 0, (replace(RATE, cap=30),)))).code is Code.EXHAUSTED
+        reply = await both.ask("extend", Extension(hold, 90, 0, (RATE,)))
+        assert (reply.code, reply.output) == (Code.EXTENDED, 70)
+        await both.hold(Posting(RATE, deciding=True, fixed=0))
+
+    told(story)
+
+
+def test_extension_asks_no_account_that_has_begun_anew(told: Told) -> None:
+    """An account that was reset while the answer went on does not refuse it, and does not take it either."""
+
+    async def story(both: Pair) -> None:
+        spec = account(cap=100, window=LIFETIME)
+        await both.hold(Posting(spec, deciding=True, fixed=40))
+        hold = both.last
+        (balance,), _ = await both.model.balances(rule=None, limit=1, cursor="")
+        assert await both.ask("reset", balance.name, "by ada") is Code.RESET
+        await both.spend(spec, 95)
+        reply = await both.ask("extend", Extension(hold, 50, 1_000, (spec,)))
+        assert (reply.code, reply.output) == (Code.EXTENDED, 50)
 
     told(story)
 

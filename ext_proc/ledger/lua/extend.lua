@@ -30,7 +30,7 @@ local function affordable(posting, wanted)
 end
 
 local function extend(record)
-  local carried = tonumber(record[9] or record[7][2])
+  local carried = tonumber(record[8])
   local wanted = ask.output - carried
   if wanted <= 0 then
     return { 'exists', text(carried) }
@@ -51,20 +51,19 @@ local function extend(record)
       record[3] = math.max(record[3], posting[4])
     end
   end
-  record[8] = false
-  record[9] = text(carried + granted)
+  record[8] = text(carried + granted)
   remember(ask.id, record)
-  return { 'extended', record[9] }
+  return { 'extended', record[8] }
 end
 
 local record = hold_record(ask.id)
 if not record then
   return reply('not_found', '0')
-elseif record[1] ~= 'open' or record[8] then
+elseif record[1] ~= 'open' or record[9] then
   return reply('already_resolved', '0')
 end
 local answer = extend(record)
-if #writes > 0 then
+if answer[1] == 'extended' then
   commit()
 end
 return reply(unpack(answer))

@@ -181,7 +181,7 @@ local function grant(index, plan)
     end
   end
   local answer = { text(ask.first + index - 1), text(output), table.concat(states, ';') }
-  local record = { 'open', ask.fingerprint, nanodollars, postings, ask.context, ask.series, answer, waiting }
+  local record = { 'open', ask.fingerprint, nanodollars, postings, ask.context, ask.series, answer, text(output), waiting }
   remember(ID, record)
   write('ZADD', leases_of(record), text(waiting and now or now + ask.lease_us), ID)
   return { 'held', unpack(answer) }

@@ -9,12 +9,12 @@ local function minted_us(id)
   return (tonumber(string.sub(id, 1, 12), 16) or 0) * 1000
 end
 
--- A hold is one packed string: {'open', fingerprint, held nano-dollars, postings, context, series, reply, waiting,
--- output}, or {'expired', until, held nano-dollars, postings, context, series}, or its tombstone {'resolved', until,
+-- A hold is one packed string: {'open', fingerprint, held nano-dollars, postings, context, series, reply, output,
+-- waiting}, or {'expired', until, held nano-dollars, postings, context, series}, or its tombstone {'resolved', until,
 -- fingerprint, waiting}.
 -- A posting is {kind, name, generation, amount, measure, slot, period}; slot is false outside sliding windows.
--- `waiting` is the settle that came before its hold: nobody is charged by it unless the hold turns out to have been
--- admitted without Redis and is restored. `output`, once it was extended: what it carries in all.
+-- `output` is what it carries, as granted or extended. `waiting` is the settle that came before its hold: nobody is
+-- charged by it unless the hold turns out to have been admitted without Redis and is restored.
 -- Of a hold over several realms, the home realm keeps the context; a part in another one keeps '@' and the home's name.
 local function hold_record(id)
   local packed = redis.call('GET', PREFIX .. 'hold:' .. id)
@@ -130,7 +130,7 @@ local function resolve(asked, keep_us)
     remember(id, { 'resolved', remembered_until(id, keep_us), fingerprint, waiting })
     return 'tombstoned', LEASES
   end
-  local first = record[1] == 'open' and record[8]
+  local first = record[1] == 'open' and record[9]
   if first or record[1] == 'resolved' then
     local known = first and first.fingerprint or record[3]
     return known == fingerprint and 'exists' or 'already_resolved', LEASES
@@ -145,8 +145,8 @@ local function expire(id, keep_us)
   if not record or record[1] ~= 'open' then
     return false
   end
-  if record[8] then
-    settle(record, record[8], keep_us)
+  if record[9] then
+    settle(record, record[9], keep_us)
     return false
   end
   post_all(record, function(posting)
