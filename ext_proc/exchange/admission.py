@@ -58,6 +58,8 @@ from ext_proc.routing.savings import Scored
 class State(Enum):
     """Where admission stands. The last four are final."""
 
+    __hash__ = object.__hash__  # members are singletons; Enum hashes their names, in Python
+
     AWAIT_HEAD = auto()
     AWAIT_BODY = auto()
     SCORING = auto()

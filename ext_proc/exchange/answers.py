@@ -34,6 +34,8 @@ NATIVE_ANSWER_BYTES_MAX = 8 << 20
 """Above what a model can write within its longest output; far below what Envoy may buffer, past which it would answer
 500 in place of an answer that was paid for."""
 
+_ASCII_JSON = json.JSONEncoder(separators=(",", ":"))
+
 RECOGNISED_TFY_HEADERS = frozenset(
     {
         "x-tfy-metadata",
@@ -327,7 +329,7 @@ def _answer(candidate: Candidate, reply: HoldReply, ticket: Ticket, request_id: 
         "resolved_model": ticket.target,
         "verdict": _verdict(ticket),
         "request_id": request_id,
-        "applied_rules": json.dumps(rules, separators=(",", ":")),  # ASCII: it becomes a header value
+        "applied_rules": _ASCII_JSON.encode(rules),  # it becomes a header value
         **_remaining(reply.states, Measure.REQUESTS, "requests", reply),
         **_remaining(reply.states, Measure.TOKENS, "tokens", reply),
     }

@@ -89,6 +89,8 @@ class Refuse:
 class Observation(Enum):
     """What admission noticed and wants counted."""
 
+    __hash__ = object.__hash__  # members are singletons; Enum hashes their names, in Python
+
     IGNORED_HEADER = auto()  # an `x-tfy-*` header that means nothing
     AUDITED = auto()  # a rule in audit mode would have refused the request
     AUDITED_SWAP = auto()  # a rule in audit mode would have sent it to a cheaper model

@@ -61,15 +61,11 @@ class Asking:
             region=way.geo or way.target.region,
             path=self.path.partition("?")[0],
         )
-        return self._snapshot.guard(self.facts_at(way.target.name), request)
+        return self._snapshot.guard(self.match.served_by(way.target.name), request)
 
     def is_denied(self, way: Candidate, facts: RequestFacts) -> bool:
         """Whether an enforced guardrail forbids to serve it this way."""
         return any(finding.enforced for finding in self.breached(way, facts))
-
-    def facts_at(self, target: str) -> MatchFacts:
-        """What rules are matched on where this target serves."""
-        return replace(self.match, target=target)
 
     @property
     def _snapshot(self) -> Snapshot:
@@ -93,14 +89,15 @@ def ways_of(leads: tuple[Lead, ...], asking: Asking) -> tuple[tuple[Lead, ...], 
     found: list[Lead] = []
     for index, lead in enumerate(leads):
         chain, fallbacks = _fallbacks(lead, asking)
-        found.append(replace(lead, chain=chain))
+        found.append(lead if chain is None else replace(lead, chain=chain))
         target, facts = lead.option.target, lead.option.facts
-        match = asking.facts_at(target.name)
+        match = asking.match.served_by(target.name)
         # Where another target is to lead next, it does so before this one is swapped.
         swaps = lead.leaves_at is None
         cheaper = cheaper_target(target, asking.dialect, match, asking.terms, asking.now_us) if swaps else None
         own = candidates(target, cheaper, facts, match, asking.terms, fallbacks=fallbacks)
-        ways += [replace(way, lead=index, leaves_at=lead.leaves_at) for way in own]
+        is_only = index == 0 and swaps
+        ways += own if is_only else [replace(way, lead=index, leaves_at=lead.leaves_at) for way in own]
     first, *others = ways
     return tuple(found), (
         first,
@@ -121,7 +118,7 @@ def _leads(routed: Routed, saving: str, health: Health) -> Iterator[Lead]:
             break
         yield Lead(replace(routed, options=_in_order(rest, moved)), saving=saving, leaves_at=percent)
         rest, moved = rest[1:], (*moved, rest[0])
-    yield Lead(replace(routed, options=_in_order(rest, moved)), saving=saving)
+    yield Lead(replace(routed, options=_in_order(rest, moved)) if moved else routed, saving=saving)
 
 
 def _in_order(rest: tuple[Option, ...], moved: tuple[Option, ...]) -> tuple[Option, ...]:
@@ -136,7 +133,7 @@ def _fallbacks(lead: Lead, asking: Asking) -> tuple[Attempts | None, tuple[Candi
     ways: dict[str, Candidate] = {}
     for option in routed.options[1:]:
         try:
-            way = candidate(option.target, option.facts, asking.facts_at(option.target.name), asking.terms)
+            way = candidate(option.target, option.facts, asking.match.served_by(option.target.name), asking.terms)
         except UnboundedError:
             continue
         if not asking.is_denied(way, option.facts):

@@ -106,7 +106,7 @@ def candidates(
     ]
     exhausting = _exhausting(first) if cheaper is not None and cheaper.is_own else {}
     if cheaper is not None and (downgrading or exhausting):
-        swapped = candidate(cheaper, facts, replace(match, target=cheaper.name), terms)
+        swapped = candidate(cheaper, facts, match.served_by(cheaper.name), terms)
         found += [replace(swapped, after=rule, after_spent=_threshold(rule)) for rule in downgrading]
         found += [replace(swapped, after=r, after_spent=spent, exhausted=True) for r, spent in exhausting.items()]
     return tuple(found)

@@ -6,7 +6,7 @@ target and its price, matches the rules, bounds the tokens, and words the hold.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from ext_proc.batches.ticket import BatchTicket
@@ -186,8 +186,7 @@ def understand(
         return saved
     routed = saved.routed or asked
     first = routed.options[0]
-    match = replace(match, target=first.target.name)
-    return Understood(endpoint, first.facts, first.target, match, routed, asked, saved)
+    return Understood(endpoint, first.facts, first.target, match.served_by(first.target.name), routed, asked, saved)
 
 
 def caller_of(head: RequestHead, terms: Terms) -> Caller | Refusal:

@@ -86,7 +86,7 @@ def route(
         target=named.name if isinstance(named, Target) else model,
         headers=head.first,
     )
-    rule = terms.virtual_models.match(replace(match, requested_model=model))
+    rule = terms.virtual_models.match(match if name is None else replace(match, requested_model=model))
     if rule is None:
         usable = _usable(named, caller, facts.model, head)
         return usable if isinstance(usable, Refusal) else Routed((Option(usable, facts),), controls)
@@ -102,7 +102,7 @@ def route(
             why = why or usable
             continue
         option = Option(usable, facts_for(member, facts, endpoint), member)
-        bars = terms.snapshot.target_refusal(replace(match, target=usable.name), option.facts.geo or usable.region)
+        bars = terms.snapshot.target_refusal(match.served_by(usable.name), option.facts.geo or usable.region)
         if bars is None:
             options.append(option)
         else:

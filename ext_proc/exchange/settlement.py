@@ -34,6 +34,8 @@ from ext_proc.ledger.interface import Basis, Code, Resolution
 class State(Enum):
     """Where one observer of an attempt stands. LEFT and RESOLVED are final."""
 
+    __hash__ = object.__hash__  # members are singletons; Enum hashes their names, in Python
+
     OPEN = auto()
     READING = auto()
     EXTENDING = auto()

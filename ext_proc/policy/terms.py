@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from ext_proc.identity.caller import Caller
@@ -95,6 +95,10 @@ class MatchFacts:
     requested_model: str
     target: str
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def served_by(self, target: str) -> MatchFacts:
+        """The same request where this target serves."""
+        return self if target == self.target else replace(self, target=target)
 
 
 @dataclass(frozen=True, slots=True)

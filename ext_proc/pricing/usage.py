@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter, mul
 
 PICODOLLARS_PER_NANODOLLAR = 1_000
 
@@ -62,12 +63,15 @@ class Usage:
 
     def counts(self) -> dict[str, int]:
         """The fields that are not zero, by name: the shape the journal keeps."""
-        return {name: value for name in USAGE_FIELDS if (value := getattr(self, name))}
+        return {name: value for name, value in zip(USAGE_FIELDS, _EVERY_FIELD(self), strict=True) if value}
 
 
 NO_USAGE = Usage()
 
 USAGE_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Usage))
+
+_EVERY_FIELD = attrgetter(*USAGE_FIELDS)
+_SUMMED = attrgetter(*(name for name in USAGE_FIELDS if name != "reasoning"))  # which is part of `output`
 
 UNITS = frozenset({"audio_ms", "characters", "images"})
 """What some models are billed by instead of tokens."""
@@ -115,12 +119,7 @@ class Rates:
 
 def picodollars(usage: Usage, rates: Rates) -> int:
     """Σ usage × rate, exact."""
-    total = 0
-    for name in USAGE_FIELDS:
-        count = getattr(usage, name)
-        if not count or name == "reasoning":
-            continue
-        total += count * getattr(rates, name)
+    total: int = sum(map(mul, _SUMMED(usage), _SUMMED(rates)))
     if rates.reasoning is not None and usage.reasoning:
         total += usage.reasoning * (rates.reasoning - rates.output)
     return total
