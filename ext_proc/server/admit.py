@@ -33,7 +33,7 @@ from ext_proc.ledger.interface import Basis, Charge, HoldReply, Resolution
 from ext_proc.server import messages
 from ext_proc.server.holding import ask_hold
 from ext_proc.server.state import Worker
-from ext_proc.server.streams import Stream, next_message
+from ext_proc.server.streams import Stream, end_with_error, next_message
 from ext_proc.wire import external_processor_pb2 as pb
 
 _LOG = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Admit:
                 if await self._perform(admission, effects, stream):
                     return
             self._end(admission)
-            await stream.abort(grpc.StatusCode.ABORTED, "the request ended before it was admitted")
+            await end_with_error(stream, grpc.StatusCode.ABORTED, "the request ended before it was admitted")
         except asyncio.CancelledError:
             self._end(admission)
             raise
@@ -80,7 +80,7 @@ class Admit:
             worker.metrics.protocol_error("admit_failure")
             if admission.owns_hold:
                 worker.settler.release(Resolution(admission.hold_id, Charge(), Basis.RELEASED))
-            await stream.abort(grpc.StatusCode.INTERNAL, "admission failed")
+            await end_with_error(stream, grpc.StatusCode.INTERNAL, "admission failed")
 
     def _event(self, message: pb.ProcessingRequest) -> AdmissionEvent:
         now_us = self._worker.now_us()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TypeVar, cast
 
 import grpc
@@ -20,3 +21,13 @@ async def next_message(stream: grpc.aio.ServicerContext[MessageT, AnswerT]) -> M
     """The next message, None at the end (grpc's own marker is no message, whatever its stubs say)."""
     message: object = await stream.read()
     return None if message is grpc.aio.EOF else cast("MessageT", message)
+
+
+async def end_with_error(
+    stream: grpc.aio.ServicerContext[MessageT, AnswerT], status: grpc.StatusCode, details: str
+) -> None:
+    """End a stream with an error. Where nobody is there any more to be told, as when Envoy has given up waiting, it is
+    no error of ours: the handler is to return.
+    """
+    with contextlib.suppress(grpc.aio.InternalError):
+        await stream.abort(status, details)

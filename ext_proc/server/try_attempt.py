@@ -22,7 +22,7 @@ from ext_proc.routing.virtual_models import RETRY_DELAY_MAX_MS
 from ext_proc.server import messages
 from ext_proc.server.holding import ask_hold
 from ext_proc.server.state import Worker
-from ext_proc.server.streams import Stream, next_message
+from ext_proc.server.streams import Stream, end_with_error, next_message
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class TryAttempt:
         except Exception:  # noqa: BLE001  fail closed: whatever it is becomes an error status, never a return
             _LOG.exception("an attempt could not be made")
             self._worker.metrics.protocol_error("try_failure")
-            await stream.abort(grpc.StatusCode.INTERNAL, "the attempt could not be made")
+            await end_with_error(stream, grpc.StatusCode.INTERNAL, "the attempt could not be made")
 
     def _set_before(self, chain: Chain, number: int) -> tuple[str, ...]:
         models = self._worker.terms_of(chain.targets[number - 1]).virtual_models

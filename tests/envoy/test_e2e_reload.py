@@ -28,6 +28,9 @@ from tests.stack_fixture import RunningStack, running_stack
 pytestmark = pytest.mark.envoy
 
 IN_FLIGHT = 500
+AT_ONCE = 50
+"""How many of them arrive together: what is tested is that they are in flight, not how large a burst is served."""
+
 PASSERS_BY = 6
 """How many clients send one short request after the other while the set changes."""
 
@@ -186,8 +189,11 @@ class Load:
         timeout = aiohttp.ClientTimeout(total=120)
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(timeout=timeout, connector=connector) as client:
-            open_ones = [asyncio.create_task(self._hold(client, number)) for number in range(IN_FLIGHT)]
-            await self._until_held(client, open_ones)
+            open_ones: list[asyncio.Task[None]] = []
+            while len(open_ones) < IN_FLIGHT:
+                more = range(len(open_ones), len(open_ones) + AT_ONCE)
+                open_ones += [asyncio.create_task(self._hold(client, number)) for number in more]
+                await self._until_held(client, open_ones)
             passers_by = [asyncio.create_task(self._pass(client, number)) for number in range(PASSERS_BY)]
             before = (await asyncio.to_thread(self.site.policy))["version"]
             await asyncio.to_thread(change)
@@ -202,7 +208,7 @@ class Load:
     async def _until_held(self, client: aiohttp.ClientSession, open_ones: list[asyncio.Task[None]]) -> None:
         """Until all of them wait at the gate. One that has ended was refused, and says so."""
         waiting: dict[str, int] = {}
-        while waiting.get(self.gate, 0) < IN_FLIGHT:
+        while waiting.get(self.gate, 0) < len(open_ones):
             for task in open_ones:
                 if task.done():
                     task.result()
