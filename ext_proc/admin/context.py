@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ext_proc.admin.targets import Targets
 from ext_proc.identity.administration import Administration
 from ext_proc.ledger.interface import Code, Ledger
 from ext_proc.policy.snapshot import Snapshot
 from ext_proc.pricing.catalogue_file import Status
+from ext_proc.routing.health import Health
+from ext_proc.routing.virtual_models import VirtualModels
 
 # Minted in 1970 with no randomness: a hold id that nobody has, but that every ledger understands.
 _NOBODYS_HOLD = "0" * 28 + ".1"
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Where the routing rules in force and the counts come from. `health` raises StoreError while Redis is silent."""
+
+    virtual_models: Callable[[], VirtualModels]
+    health: Callable[[], Awaitable[Health]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 
 import orjson
 from aiohttp import web
 
+from ext_proc.admin.context import Targets
 from ext_proc.ledger.errors import StoreError
 from ext_proc.routing.health import HEALTH_WINDOW_SECONDS, Health
 from ext_proc.routing.virtual_models import VirtualModels
-
-
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """Where the routing rules in force and the counts come from. `health` raises StoreError while Redis is silent."""
-
-    virtual_models: Callable[[], VirtualModels]
-    health: Callable[[], Awaitable[Health]]
 
 
 def add_target_routes(app: web.Application, targets: Targets) -> None:

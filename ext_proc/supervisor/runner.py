@@ -61,6 +61,8 @@ class Runner:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.has_begun = asyncio.Event()
+        """Set once the first child was started, or cannot be."""
 
     @property
     def states(self) -> Mapping[str, lifecycle.State]:
@@ -105,6 +107,7 @@ class Runner:
                         return effect.failure
                     self._carry_out(effect)
         finally:
+            self.has_begun.set()
             for number in signals:
                 loop.remove_signal_handler(number)
             for timer in self._timers.values():
@@ -144,6 +147,8 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - whatever it is, the lifecycle must hear of it
             self._events.put_nowait(lifecycle.Exited(service.name, f"{service.name} could not be started: {error}"))
             return
+        finally:
+            self.has_begun.set()
         life.child = child
         self._state.record_child(service.name, child.pid)
         self._spawn(self._watch(service, life, child))

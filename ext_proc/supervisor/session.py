@@ -10,15 +10,11 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from aiohttp import web
-
 from ext_proc.admin import table
-from ext_proc.admin.app import create_app
-from ext_proc.admin.context import AdminContext, ledger_answers
-from ext_proc.admin.targets import Targets
+from ext_proc.admin.context import AdminContext, Targets, ledger_answers
 from ext_proc.identity.administration import Administration
 from ext_proc.identity.errors import ServerSecretError
 from ext_proc.identity.server_secret import server_secret
@@ -71,6 +67,7 @@ class Session:
             raise SupervisorError(str(error)) from None
         self._console = console
         self._accepted = False
+        self._admin_serves = asyncio.Event()
         self._targets = HealthReader(self._ledger.read)
 
     async def run(
@@ -83,6 +80,7 @@ class Session:
         """Until everything is gone; why it failed, or None."""
 
         async def announce() -> None:
+            await self._admin_serves.wait()
             await poll(lambda: ledger_answers(self._ledger))  # its first call may have met a Redis that was starting
             self._accepted = True
             if greeting.welcome:
@@ -109,12 +107,19 @@ class Session:
         runner = Runner(stages, self._state, observer, warm)
         await self._ledger.start()
         self._prices.announce(self._console.say)
-        following = [
+        following: list[asyncio.Task[None] | asyncio.Task[str | None]] = [
             asyncio.create_task(followed.follow(self._console.say)) for followed in (self._policies, self._prices)
         ]
         try:
-            async with self._admin(admin_socket, runner):
-                return await runner.run()
+            running = asyncio.create_task(runner.run())
+            following.append(running)
+            await runner.has_begun.wait()
+            # Only now: the HTTP library is half of what the supervisor loads, and the workers begin to serve meanwhile.
+            from ext_proc.admin.server import admin_api  # noqa: PLC0415
+
+            async with admin_api(self._admin_context(admin_socket, runner), admin_socket):
+                self._admin_serves.set()
+                return await running
         finally:
             for task in following:
                 task.cancel()
@@ -122,9 +127,8 @@ class Session:
             self._console.show("")
             await self._ledger.close()
 
-    @contextlib.asynccontextmanager
-    async def _admin(self, bound: socket.socket, runner: Runner) -> AsyncIterator[None]:
-        context = AdminContext(
+    def _admin_context(self, bound: socket.socket, runner: Runner) -> AdminContext:
+        return AdminContext(
             ledger=self._ledger,
             readiness=lambda: self._readiness(runner),
             metrics_dir=self._state.metrics,
@@ -138,13 +142,6 @@ class Session:
             loopback=ipaddress.ip_address(bound.getsockname()[0]).is_loopback,
             targets=Targets(lambda: VirtualModels.of(self._policies.snapshot), self._health),
         )
-        server = web.AppRunner(create_app(context), access_log=None, handle_signals=False, shutdown_timeout=1.0)
-        await server.setup()
-        await web.SockSite(server, bound).start()
-        try:
-            yield
-        finally:
-            await server.cleanup()
 
     def _policy_report(self) -> Mapping[str, object]:
         workers = {name: pid for name, pid in self._state.children.items() if is_worker(name)}

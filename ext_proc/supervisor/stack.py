@@ -2,8 +2,8 @@
 
 Everything that can be checked is checked before the first process starts: options, policies, binaries, ports, a Redis
 named by URL. Then Redis and the mock provider start, then the workers, then Envoy. The admin API is in this process:
-it serves from before the first child until after the last, so that probes see a stack start and drain. Stopping is the
-same backwards: Envoy drains, workers settle, Redis writes its file and ends.
+it serves from when the first child starts until after the last, so that probes see a stack start and drain. Stopping is
+the same backwards: Envoy drains, workers settle, Redis writes its file and ends.
 """
 
 from __future__ import annotations

@@ -83,8 +83,8 @@ def test_a_started_process_is_taken_over_and_told(tmp_path: Path) -> None:
         ),
         pytest.param(
             ("ext_proc.cli.running", "ext_proc.supervisor.sidecar"),
-            {"envoy_data_plane", "betterproto2", "grpclib", "google", "uvloop", "genai_prices", "pydantic"},
-            id="the supervisor of `tollgate serve`",
+            {"envoy_data_plane", "betterproto2", "grpclib", "google", "uvloop", "genai_prices", "pydantic", "aiohttp"},
+            id="the supervisor of `tollgate serve` until the workers are told",
         ),
         pytest.param(
             ("ext_proc.server.worker",),
