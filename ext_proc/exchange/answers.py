@@ -15,6 +15,7 @@ from ext_proc.exchange.cutting import cut_of
 from ext_proc.exchange.effects import Forward, Refuse
 from ext_proc.exchange.events import RequestHead
 from ext_proc.exchange.ledger_refusals import Asked
+from ext_proc.exchange.native import may_be_native
 from ext_proc.exchange.planning import Candidate
 from ext_proc.exchange.proposal import Proposal
 from ext_proc.exchange.sending import outgoing
@@ -29,10 +30,6 @@ from ext_proc.routing.virtual_models import Member
 
 CLIENT_CREDENTIALS = (*CREDENTIAL_HEADERS, *SIGNATURE_HEADERS, CERTIFICATE_HEADER, "proxy-authorization", "cookie")
 """Headers that may carry a client's credential: they never reach a provider, unless its account is used with them."""
-
-NATIVE_ANSWER_BYTES_MAX = 8 << 20
-"""Above what a model can write within its longest output; far below what Envoy may buffer, past which it would answer
-500 in place of an answer that was paid for."""
 
 _ASCII_JSON = json.JSONEncoder(separators=(",", ":"))
 
@@ -129,13 +126,11 @@ def forward(
         would_refuse=would_refuse(proposal, reply),
         would_downgrade=would_downgrade(proposal, reply),
         native=native
-        and proposal.batch is None
         and chain is None
         and cut is None
         and not asks_usage
         and not wish.granted
-        and _is_small(proposal, reply.output_limit)
-        and not _is_tight(reply.states),
+        and may_be_native(proposal, reply),
         cut=cut,
         store_failed=reply.stamp is None,
         realms=reply.realms,
@@ -213,24 +208,6 @@ def _chain(
 
 def _overridden(member: Member | None) -> bool:
     return member is not None and bool(member.override_params)
-
-
-def _is_small(proposal: Proposal, output_limit: int) -> bool:
-    size = proposal.dialect.native_answer_bytes(proposal.facts, output_limit)
-    return size is not None and size <= NATIVE_ANSWER_BYTES_MAX
-
-
-def _is_tight(states: tuple[AccountState, ...]) -> bool:
-    """Whether the next request may depend on when this one settles, for an account has less room than is held on it.
-
-    Then meter settles, which does so with the last byte of the answer; an end record comes some time after it, and a
-    client that asks again at once would be refused for the hold of what it has been answered.
-    """
-    return any(
-        state.account.cap - state.spent < 2 * state.held
-        for state in states
-        if state.deciding and state.account.measure is not Measure.REQUESTS  # a request is one, held or charged
-    )
 
 
 def refuse(refusal: Refusal, dialect: Dialect, settings: Settings, request_id: str) -> Refuse:
