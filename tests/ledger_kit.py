@@ -186,6 +186,10 @@ class Pair:
             expected, actual = [await getattr(book, method)(**arguments) for book in (self.model, self.redis)]
             assert expected == actual
         assert await self.model.journal(100) == await self.redis.journal(100)
+        for period in (Period.HOUR, Period.DAY):
+            bounds = {"start_us": self.clock() - 3_600 * SECOND_US, "end_us": self.clock() + SECOND_US}
+            expected, actual = [await book.series("repo", period, **bounds) for book in (self.model, self.redis)]
+            assert expected == actual
         told = [await book.alerts("", 100) for book in (self.model, self.redis)]
         assert [replace(alert, id="") for alert in told[0]] == [replace(alert, id="") for alert in told[1]]
 

@@ -109,8 +109,7 @@ def test_append_only_file_cut_anywhere_is_before_or_after(tmp_path: Path) -> Non
 
     async def history(server: RedisServer) -> tuple[list[str], int, int]:
         """The digests of all data before a hold, after it, and after its settle; where the file began and ended."""
-        ledger = RedisLedger.connect(server.url, options())
-        await ledger.start()
+        ledger = RedisLedger.connect(server.url, options())  # not started: Redis 6 would keep the scripts in the file
         await spend(ledger, range(1))
         asked = request(ledger, 1)
         digests, begin = [digest(server)], aof_size(server)
@@ -140,11 +139,39 @@ def test_append_only_file_cut_anywhere_is_before_or_after(tmp_path: Path) -> Non
             finally:
                 server.kill()
 
+    cuts = range(begin, end + 1)
     with ThreadPoolExecutor(max_workers=4) as pool:
-        found = list(pool.map(digest_after, range(begin, end + 1)))
+        found = list(pool.map(digest_after, cuts)) if redis_major() == 7 else digests_reloaded(original, settings, cuts)
+        around = [at for at in range(1, len(cuts)) if found[at - 1] != found[at]]
+        started = {at: pool.submit(digest_after, cuts[at]) for step in around for at in (step - 1, step)}
+    assert {at: future.result() for at, future in started.items()} == {at: found[at] for at in started}
     assert len(set(digests)) == 3
     assert [found[0], found[-1]] == [digests[0], digests[-1]]
     assert [step for step, _ in groupby(found)] == digests
+
+
+def digests_reloaded(original: Path, settings: tuple[str, ...], cuts: range) -> list[str]:
+    """The digests after each cut, from one server that loads its file again as it does at a start.
+
+    Not with Redis 7, which ends itself when it is told to load a file that is cut.
+    """
+    found = []
+    with tempfile.TemporaryDirectory(prefix="tg-cut-") as name:
+        directory = Path(name) / "redis"
+        shutil.copytree(original, directory)
+        whole = aof(directory).read_bytes()
+        server = SocketServer(directory, *settings)
+        server.start()
+        try:
+            for cut in cuts:
+                with aof(directory).open("r+b") as file:
+                    file.truncate()
+                    file.write(whole[:cut])
+                server.ask("DEBUG", "LOADAOF")
+                found.append(digest(server))
+        finally:
+            server.kill()
+    return found
 
 
 class SocketServer(RedisServer):
@@ -172,11 +199,17 @@ def digest(server: RedisServer) -> str:
     return answer
 
 
+def redis_major() -> int:
+    """The server's major version."""
+    version = subprocess.run([redis_binary(), "--version"], capture_output=True, check=True, text=True).stdout
+    found = re.search(r"v=(\d+)", version)
+    assert found is not None, version
+    return int(found.group(1))
+
+
 def debug_commands() -> tuple[str, ...]:
     """What allows DEBUG: since Redis 7 somebody must."""
-    version = subprocess.run([redis_binary(), "--version"], capture_output=True, check=True, text=True).stdout
-    major = re.search(r"v=(\d+)", version)
-    return ("--enable-debug-command", "yes") if major and int(major.group(1)) >= 7 else ()
+    return ("--enable-debug-command", "yes") if redis_major() >= 7 else ()
 
 
 def aof(directory: Path) -> Path:
