@@ -14,6 +14,7 @@ RUN python -m venv /opt/tollgate
 # What changes with every commit comes last, so that the layers before it are kept.
 COPY pyproject.toml README.md ./
 COPY policies policies
+COPY tollgate_client tollgate_client
 COPY ext_proc ext_proc
 RUN /opt/tollgate/bin/pip install --no-cache-dir --disable-pip-version-check .
 

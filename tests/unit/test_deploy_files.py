@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,22 @@ def test_policies_of_the_examples_load(directory: Path) -> None:
 
     assert load(directory).accounts
     assert mounted == {f"policies/{file.name}" for file in directory.iterdir()}
+
+
+def test_the_image_is_built_from_all_that_is_packaged() -> None:
+    """Each package of the wheel, and what is shipped in it, reaches the build: `tollgate tag` needs its client."""
+    wheel = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {*wheel["packages"], *wheel["force-include"], "pyproject.toml", "README.md"}
+    copied = {
+        source
+        for line in (REPOSITORY / "Dockerfile").read_text().splitlines()
+        if line.startswith("COPY ") and "--from" not in line
+        for source in line.split()[1:-1]
+    }
+    let_in = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+
+    assert copied == needed
+    assert needed <= let_in
 
 
 @pytest.mark.parametrize("directory", KUSTOMIZATIONS, ids=lambda path: path.name)
