@@ -410,16 +410,8 @@ def test_answer_that_a_busy_loop_reads_late_is_an_answer(redis_url: str) -> None
             runner.run(run())
 
 
-BUSY = """
-local function now() local time = redis.call('TIME') return time[1] * 1e6 + time[2] end
-local started = now()
-while now() - started < 600000 do end
-return 0
-"""
-"""Keeps Redis from everything else for 600 ms."""
-
-READ_BYTES = 16 << 10
-"""Redis reads so much at a time, and answers what it has read of it together."""
+SLOW = ("BLPOP", "tg:{0}:nothing", "0.6")
+"""A command that Redis answers after 600 ms, and reads nothing of its connection before that."""
 
 
 @pytest.mark.parametrize(("overtime_ms", "code"), [(10_000, Code.HELD), (0, Code.UNAVAILABLE)])
@@ -435,7 +427,7 @@ def test_call_waits_behind_calls_that_are_answered(overtime_ms: int, code: Code,
         await ledger.start()
         try:
             await channel.call("PING")
-            before = [channel.call("EVAL", BUSY, 0, "x" * READ_BYTES) for _ in range(3)]
+            before = [channel.call(*SLOW) for _ in range(3)]
             reply = await ledger.hold(new_hold(ledger, 1))
             assert reply.code is code
             await asyncio.gather(*before)
