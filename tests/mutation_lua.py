@@ -57,6 +57,7 @@ WAITING = (
 """Tests that may wait in vain for what a broken script never does."""
 
 SLOW = (
+    "tests/property/test_ledger_amounts.py",
     "tests/property/test_ledger_machine.py",
     "tests/property/test_ledger_realms.py",
     "tests/property/test_ledger_torn.py",

@@ -369,6 +369,20 @@ def test_constrained_from_the_first_request(told: Told) -> None:
     told(story)
 
 
+@pytest.mark.parametrize(
+    ("milli", "output", "held"), [(100, 1, 1), (333, 4, 2), (2_500, 3, 8), (1_000, 7, 7), (333, 2_999, 999)]
+)
+def test_part_of_a_step_is_held_whole(milli: int, output: int, held: int, told: Told) -> None:
+    """What a rate makes of an output is rounded up to the next whole step, never down."""
+
+    async def story(both: Pair) -> None:
+        posting = Posting(account(cap=1_000), deciding=True, fixed=0, per_output_milli=milli)
+        reply = await both.hold(plans=(one_plan(posting, output_min=output, output_max=output),))
+        assert reply.states[0].held == held
+
+    told(story)
+
+
 def test_largest_amount_fits_the_largest_cap(told: Told) -> None:
     """An amount that saturates is granted whole by a cap that does, and by no other."""
 

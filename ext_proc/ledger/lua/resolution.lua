@@ -2,7 +2,7 @@
 local JOURNAL = PREFIX .. 'journal'
 local POSTINGS = PREFIX .. 'postings'
 local WITHDRAWN = 'withdrawn' -- the fingerprint of what was taken back: no hold of this id stands, and nobody is charged
-local UNCHARGED = { cost = 0, tokens = 0, input_tokens = 0, output_tokens = 0, requests = 0, concurrent_requests = 0 }
+local UNCHARGED = { input_tokens = 0, output_tokens = 0 } -- what the journal tells of an expired hold
 
 -- An id starts with its mint time in milliseconds, 12 hex digits; what is not an id of ours is older than everything.
 local function minted_us(id)
