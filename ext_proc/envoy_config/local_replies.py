@@ -30,6 +30,9 @@ ANTHROPIC_PATHS = r"[^?]*/messages(/[^?]*)?(\?.*)?"
 OPENAI_MESSAGES = "/threads/"
 """Paths of OpenAI's assistants end in `/messages` too; these stand before."""
 
+_NOT_SENT_ON = "nothing was sent on that it had not decided about before"
+"""True of the first attempt, of a later one, and of an answer that could not be metered."""
+
 
 @dataclass(frozen=True, slots=True)
 class EnvoyError:
@@ -80,7 +83,7 @@ def envoy_errors(settings: EnvoySettings) -> tuple[EnvoyError, ...]:
             code="admission_timeout",
             anthropic_type="timeout_error",
             details=("ext_proc_error_per-message_timeout",),
-            message="The gateway could not decide about this request in time; nothing was sent to a provider.",
+            message=f"The gateway could not decide about this request in time; {_NOT_SENT_ON}.",
             mitigation="Retry; if it persists, tell the operators of the gateway that admission is slow.",
             retry_after_seconds=1,
             show_details=False,
@@ -89,7 +92,7 @@ def envoy_errors(settings: EnvoySettings) -> tuple[EnvoyError, ...]:
             code="admission_unavailable",
             anthropic_type="overloaded_error",
             details=("ext_proc",),
-            message="The gateway's spend control is not available; nothing was sent to a provider.",
+            message=f"The gateway's spend control is not available; {_NOT_SENT_ON}.",
             mitigation="Retry; if it persists, tell the operators of the gateway that its sidecar is down.",
             retry_after_seconds=1,
             show_details=False,

@@ -416,12 +416,12 @@ def impatient() -> Iterator[Stack]:
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
 def test_an_admission_that_takes_too_long_is_a_504(impatient: Stack, path: str) -> None:
-    """Admit is not waited for longer than its limit; the client learns that no provider was asked."""
+    """Admit is not waited for longer than its limit; the client learns that it was not sent on."""
     answer = impatient.post(f"slow-{path}", path, script={"admit": "hang"})
 
     assert answer.status_code == 504
     assert answer.json()["error"]["code"] == "admission_timeout"
-    assert "nothing was sent to a provider" in answer.json()["detail"]
+    assert "nothing was sent on" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("meter", ["stream", "native"])
