@@ -217,6 +217,28 @@ def test_lifetime_account_is_forgotten_to_the_microsecond(early_us: int, told: T
     told(story)
 
 
+def test_threshold_of_an_odd_cap_is_told_by_the_unit_that_passes_it(told: Told) -> None:
+    """Where a percent of the cap is no whole unit, the next whole one tells it, and none before."""
+
+    async def story(both: Pair) -> None:
+        for amount in (112, 1, 21, 1):
+            await both.spend(account(cap=150), amount)
+        assert [(alert.percent, alert.spent) for alert in await both.model.alerts("", 10)] == [(75, 113), (90, 135)]
+
+    told(story)
+
+
+def test_large_rate_window_is_free_at_the_end_of_a_sixtieth(told: Told) -> None:
+    """Past a thousand units what is held counts until the sub-window of a second that it fell in is a minute old."""
+
+    async def story(both: Pair) -> None:
+        await both.move(1_234_567)
+        reply = await both.hold(Posting(replace(RATE, cap=5_000), deciding=True, fixed=10))
+        assert reply.states[0].window_end_us == START_US + 62 * SECOND_US
+
+    told(story)
+
+
 def test_spend_that_meets_its_cap_latches(told: Told) -> None:
     """Exactly the cap is exhausted: the account stays shut in the next window."""
 
