@@ -165,6 +165,19 @@ def test_extension_grants_the_last_token_there_is(told: Told) -> None:
     told(story)
 
 
+def test_extension_leaves_what_others_spent(told: Told) -> None:
+    """The room of an extension is what the cap leaves beside all that was spent and is held before it."""
+
+    async def story(both: Pair) -> None:
+        spec = account(cap=100, window=LIFETIME)
+        await both.spend(spec, 60)
+        await both.hold(Posting(spec, deciding=True, fixed=30))
+        reply = await both.ask("extend", Extension(both.last, 50, 1_000, (spec,)))
+        assert (reply.code, reply.output) == (Code.EXTENDED, 10)
+
+    told(story)
+
+
 def test_extension_has_the_room_that_a_rate_window_has_forgotten(told: Told) -> None:
     """What left the window while the answer went on is free for it; where that is not enough, nothing has changed."""
 
