@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 
 import aiohttp
+import redis.asyncio as redis_asyncio
+from redis.exceptions import RedisError
 
 from bench.errors import BenchError
 from bench.soak.records import Disruption
@@ -51,7 +53,10 @@ async def disrupt(stack: Stack, session: aiohttp.ClientSession, service: str, nu
 
 
 async def _is_ready(stack: Stack, session: aiohttp.ClientSession) -> bool:
-    with contextlib.suppress(aiohttp.ClientError, ConnectionError, TimeoutError):
+    """Whether the gateway says so, and Redis has read its append-only file: until then it refuses whatever is asked."""
+    with contextlib.suppress(aiohttp.ClientError, ConnectionError, TimeoutError, RedisError):
+        async with redis_asyncio.from_url(stack.redis_url) as connection:
+            await connection.ping()
         async with session.get(f"{stack.admin}/readyz") as answer:
             return answer.status == 200
     return False
