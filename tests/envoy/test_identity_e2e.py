@@ -235,33 +235,38 @@ def test_a_header_beyond_all_bounds_is_refused_by_envoy(client: Client) -> None:
 def test_a_refusal_speaks_the_dialect_of_its_path(running: RunningStack) -> None:
     """The official SDKs raise their own exception for a wrong key, and for what a key may not use."""
     base = running.listen
-    with pytest.raises(openai.AuthenticationError, match="virtual key"):
-        openai.OpenAI(base_url=f"{base}/v1", api_key="tg_wrong").chat.completions.create(**chat_body())
-    with pytest.raises(anthropic.AuthenticationError, match="virtual key"):
-        anthropic.Anthropic(base_url=base, api_key="tg_wrong").messages.create(
+    with (
+        openai.OpenAI(base_url=f"{base}/v1", api_key="tg_wrong") as wrong_ai,
+        pytest.raises(openai.AuthenticationError, match="virtual key"),
+    ):
+        wrong_ai.chat.completions.create(**chat_body())
+    with (
+        anthropic.Anthropic(base_url=base, api_key="tg_wrong") as wrong_claude,
+        pytest.raises(anthropic.AuthenticationError, match="virtual key"),
+    ):
+        wrong_claude.messages.create(
             model="claude-sonnet-4-6", max_tokens=5, messages=[{"role": "user", "content": "x"}]
         )
-    restricted = openai.OpenAI(base_url=f"{base}/v1", api_key=RESTRICTED)
-    assert restricted.chat.completions.create(**chat_body()).usage
-    with pytest.raises(openai.PermissionDeniedError, match="may not use the model 'gpt-4o'"):
-        restricted.chat.completions.create(**chat_body(model="gpt-4o"))
-    with pytest.raises(openai.PermissionDeniedError, match="may not use /v1/embeddings"):
-        restricted.embeddings.create(model="text-embedding-3-small", input="x")
+    with openai.OpenAI(base_url=f"{base}/v1", api_key=RESTRICTED) as restricted:
+        assert restricted.chat.completions.create(**chat_body()).usage
+        with pytest.raises(openai.PermissionDeniedError, match="may not use the model 'gpt-4o'"):
+            restricted.chat.completions.create(**chat_body(model="gpt-4o"))
+        with pytest.raises(openai.PermissionDeniedError, match="may not use /v1/embeddings"):
+            restricted.embeddings.create(model="text-embedding-3-small", input="x")
 
 
 def test_the_sdks_need_a_base_url_and_a_key_and_nothing_else(running: RunningStack, client: Client) -> None:
     """OpenAI and Anthropic, plain and streamed, with nothing set but where to call and the key: charged to the key."""
     before = client.admin.get("/v1/budgets", params={"rule": "per-tenant"}).json()["accounts"]
     spent = before[0]["spent"] if before else 0
-    ai = openai.OpenAI(base_url=f"{running.listen}/v1", api_key=CI)
-    claude = anthropic.Anthropic(base_url=running.listen, api_key=CI)
-
-    assert ai.chat.completions.create(**chat_body()).choices[0].message.content
-    assert list(ai.chat.completions.create(**chat_body(stream=True)))
     message: list[anthropic.types.MessageParam] = [{"role": "user", "content": "x"}]
-    assert claude.messages.create(model="claude-sonnet-4-6", max_tokens=9, messages=message).content
-    with claude.messages.stream(model="claude-sonnet-4-6", max_tokens=9, messages=message) as stream:
-        assert stream.get_final_message().usage.output_tokens
+    with openai.OpenAI(base_url=f"{running.listen}/v1", api_key=CI) as ai:
+        assert ai.chat.completions.create(**chat_body()).choices[0].message.content
+        assert list(ai.chat.completions.create(**chat_body(stream=True)))
+    with anthropic.Anthropic(base_url=running.listen, api_key=CI) as claude:
+        assert claude.messages.create(model="claude-sonnet-4-6", max_tokens=9, messages=message).content
+        with claude.messages.stream(model="claude-sonnet-4-6", max_tokens=9, messages=message) as stream:
+            assert stream.get_final_message().usage.output_tokens
 
     def look() -> bool | None:
         (account,) = client.admin.get("/v1/budgets", params={"rule": "per-tenant"}).json()["accounts"]

@@ -157,7 +157,7 @@ def test_without_any_redis_the_cure_is_named(dev: ModuleType, tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], ["-m", "not crash"]),
+        ([], ["-m", "not crash", "-n", "3", "--dist", "loadfile"]),
         (["tests/unit", "-x"], ["-m", "not crash", "tests/unit", "-x"]),
         (["--crash"], ["-m", "crash"]),
         (["--all", "-q"], ["-q"]),
@@ -167,11 +167,15 @@ def test_without_any_redis_the_cure_is_named(dev: ModuleType, tmp_path: Path, mo
 def test_which_tests_run(
     dev: ModuleType, arguments: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tests that kill processes run only when asked for, the nightly run is larger; other arguments are pytest's."""
+    """Tests that kill processes run only when asked for, the nightly run is larger; other arguments are pytest's.
+
+    Everything is run side by side, as far as there are cores.
+    """
     executed: list[list[str]] = []
     monkeypatch.setenv("TOLLGATE_TEST_SCALE", "1")
     monkeypatch.setattr(dev, "install", lambda: None)
     monkeypatch.setattr(os, "chdir", lambda _: None)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
     monkeypatch.setattr(os, "execv", lambda _, argv: executed.append(argv))
     dev.main(["test", *arguments])
     assert executed == [[dev.PYTHON, "-m", "pytest", *expected]]
