@@ -194,6 +194,11 @@ class Pair:
         assert [replace(alert, id="") for alert in told[0]] == [replace(alert, id="") for alert in told[1]]
 
 
+Story = Callable[[Pair], Awaitable[None]]
+Told = Callable[[Story], None]
+"""Tells a story to a pair: the fixture `told`."""
+
+
 @asynccontextmanager
 async def pair(url: str) -> AsyncIterator[Pair]:
     """A model and an empty Redis on one clock."""

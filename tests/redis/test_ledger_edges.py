@@ -6,8 +6,6 @@ Method: `Pair` asks the model and Redis the same. What the model cannot know, su
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import cast
 
@@ -32,11 +30,11 @@ from tests.ledger_kit import (
     SECOND_US,
     START_US,
     Pair,
+    Told,
     account,
     all_keys,
     hold_id,
     one_plan,
-    pair,
     settle,
     simple_hold,
     snapshot,
@@ -49,23 +47,6 @@ MINUTE = Window(WindowKind.SLIDING, Period.MINUTE)
 OPEN = Window(WindowKind.OPEN)
 RATE = account("rate", cap=100, window=MINUTE, measure=Measure.TOKENS)
 KEEP_US = 72 * 60 * SECOND_US
-
-Story = Callable[[Pair], Awaitable[None]]
-Told = Callable[[Story], None]
-
-
-@pytest.fixture
-def told(redis_url: str) -> Told:
-    """Tell a story to a pair."""
-
-    def run(story: Story) -> None:
-        async def main() -> None:
-            async with pair(redis_url) as both:
-                await story(both)
-
-        asyncio.run(main())
-
-    return run
 
 
 async def the_key(both: Pair, kind: str) -> str:

@@ -5,8 +5,6 @@ Method: `Pair` asks both the steps that a split ledger makes, one realm's at a t
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -32,10 +30,10 @@ from tests.ledger_kit import (
     LEASE_MS,
     SECOND_US,
     Pair,
+    Told,
     account,
     hold_id,
     one_plan,
-    pair,
     release,
     settle,
     snapshot,
@@ -48,23 +46,6 @@ LIFETIME = Window(WindowKind.LIFETIME)
 SPEC = account(cap=100, window=LIFETIME)
 KEEP_US = 72 * 60 * SECOND_US
 HOME = "t7"
-
-Story = Callable[[Pair], Awaitable[None]]
-Told = Callable[[Story], None]
-
-
-@pytest.fixture
-def told(redis_url: str) -> Told:
-    """Tell a story to a pair."""
-
-    def run(story: Story) -> None:
-        async def main() -> None:
-            async with pair(redis_url) as both:
-                await story(both)
-
-        asyncio.run(main())
-
-    return run
 
 
 def part(number: int, amount: int, *, home: str = HOME, **other: Any) -> HoldRequest:
