@@ -96,8 +96,8 @@ def ways_of(leads: tuple[Lead, ...], asking: Asking) -> tuple[tuple[Lead, ...], 
         swaps = lead.leaves_at is None
         cheaper = cheaper_target(target, asking.dialect, match, asking.terms, asking.now_us) if swaps else None
         own = candidates(target, cheaper, facts, match, asking.terms, fallbacks=fallbacks)
-        is_only = index == 0 and swaps
-        ways += own if is_only else [replace(way, lead=index, leaves_at=lead.leaves_at) for way in own]
+        is_placed = index == 0 and lead.leaves_at is None  # as candidates are by themselves
+        ways += own if is_placed else [replace(way, lead=index, leaves_at=lead.leaves_at) for way in own]
     first, *others = ways
     return tuple(found), (
         first,
